@@ -1,0 +1,790 @@
+"""From an ANN to a spiking network: read, fold, normalise, assemble, verify; then measure.
+
+    snn = convert_ann_to_snn(ann, calibration_images, encoding="rate")
+    print(conversion_report(snn))
+
+Reading turns the ANN into stages: a synapse (a chain of linear layers, BatchNorm folded into it) and what follows it:
+neurons, a max pooling, or the read-out. Each ANN layer type has one converter in `CONVERTERS`, looked up by exact
+type; what has none is refused before any work.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers as kl
+
+import spiking
+from spiking.calibration import Histogram, check_percentile
+from spiking.cells import signed_max_pool
+from spiking.layers import SpikingRNN, SpikingSequential
+from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.synapses import LINEAR, Chain, channel_vector, copy_layer
+
+logger = logging.getLogger(__name__)
+
+INPUT_NAME = "input_spikes"
+BATCH_SIZE = 100
+
+
+class ConversionError(ValueError):
+    """The ANN holds something that cannot be converted exactly."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages: the folded network
+
+
+@dataclass
+class Stage:
+    """One synapse and what follows it.
+
+    Attributes:
+        name: the ANN layer's name.
+        chain: the synapse and its bias.
+        output_shape: of what the stage gives, without the batch axis.
+        ceiling: neurons only: largest activation (ReLU's `max_value`), None for no limit.
+        pool, sign: max pooling only: the Keras layer, and +1 or −1 per channel (None: all +1).
+        activation: the read-out only: the ANN's last activation.
+    """
+
+    name: str
+    chain: Chain
+    output_shape: tuple[int, ...]
+    holds_neurons: bool = False
+    ceiling: float | None = None
+    pool: keras.layers.Layer | None = None
+    sign: np.ndarray | None = None
+    activation: Callable = keras.activations.linear
+
+
+@dataclass
+class FoldedNetwork:
+    """The ANN as stages, BatchNorm folded: the same function, before any spikes exist.
+
+    Attributes:
+        input_shape: of one image.
+        preprocessing: float64 copies of the ANN layers that act on the image ahead of the first synapse.
+        stages: in order; the last is the read-out.
+        report: rows for the conversion report.
+    """
+
+    input_shape: tuple[int, ...]
+    preprocessing: list
+    stages: list[Stage]
+    report: list[dict] = field(default_factory=list)
+
+    def function(self, dtype: str = "float32", every_stage: bool = False) -> Callable:
+        """The folded network as a `tf.function` from images to scores, or to a list with what each stage gives."""
+        before, shape = [], self.input_shape
+        for layer in self.preprocessing:
+            before.append(copy_layer(layer, shape, dtype))
+            shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
+        synapses = [stage.chain.copies(dtype) for stage in self.stages]
+        biases = [tf.constant(stage.chain.bias, dtype) for stage in self.stages]
+
+        @tf.function(reduce_retracing=True)
+        def run(images):
+            x, outputs = tf.cast(images, dtype), []
+            for layer in before:
+                x = layer(x)
+            for stage, synapse, bias in zip(self.stages, synapses, biases, strict=True):
+                for layer in synapse:
+                    x = layer(x)
+                x = x + bias
+                if stage.holds_neurons:
+                    x = tf.nn.relu(x)
+                    x = x if stage.ceiling is None else tf.minimum(x, tf.cast(stage.ceiling, dtype))
+                elif stage.pool is not None:
+                    x = signed_max_pool(stage.pool, x, stage.sign)
+                else:
+                    x = stage.activation(x)
+                outputs.append(x)
+            return outputs if every_stage else x
+
+        return run
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading: one converter per ANN layer type
+
+CONVERTERS: dict[type, Callable] = {}
+
+# Hidden activations that neurons compute, each with its ceiling; and what only the read-out can apply.
+RECTIFIERS = {keras.activations.relu: None, keras.activations.relu6: 6.0}
+FINAL_ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
+
+
+def converts(*types: type) -> Callable:
+    """Registers `converter(layer, reader)` for exactly these ANN layer types."""
+
+    def register(converter):
+        CONVERTERS.update(dict.fromkeys(types, converter))
+        return converter
+
+    return register
+
+
+@dataclass
+class Source:
+    """An ANN layer being read: the layer, its unique name, and its row in the conversion report."""
+
+    layer: keras.layers.Layer
+    name: str
+    result: str = ""
+
+    def refuse(self, what: str, remedy: str) -> ConversionError:
+        """The error that names the layer, says what cannot be converted and what to do about it."""
+        kind = type(self.layer).__name__
+        return ConversionError(f"Layer '{self.name}' ({kind}) cannot be converted: {what}. {remedy}")
+
+
+@dataclass
+class WaitingPool:
+    """A max pooling in front of its activation: pooling and ReLU commute, so the spikes are pooled instead."""
+
+    source: Source
+    input_shape: tuple[int, ...]
+    sign: np.ndarray
+
+
+class Reader:
+    """Takes the ANN layer by layer and builds the stages of the folded network. Converters call its methods.
+
+    Args:
+        input_shape: of one image.
+    """
+
+    def __init__(self, input_shape):
+        self.network = FoldedNetwork(tuple(input_shape), [], [])
+        self.chain = Chain(input_shape)
+        self.sources: list[Source] = []
+        self.segment: list[Source] = []  # those since the last stage
+        self.waiting: list[WaitingPool] = []
+        self.final: tuple[Source, Callable] | None = None  # an activation that only the read-out can apply
+        self.image_layers = []  # (layer, input shape) of the layers so far, while all of them act on the image
+
+    def read(self, layer, name: str) -> None:
+        """Reads one layer of the ANN."""
+        source = Source(layer, name)
+        converter = CONVERTERS.get(type(layer))
+        if converter is None:
+            supported = ", ".join(sorted(kind.__name__ for kind in CONVERTERS))
+            raise source.refuse("no converter is registered for its type", f"Supported are: {supported}.")
+        if getattr(layer, "data_format", None) == "channels_first":
+            raise source.refuse("data_format='channels_first'", "Build the network with channels_last.")
+        for weight in layer.weights:
+            if not np.all(np.isfinite(np.asarray(weight))):
+                raise source.refuse(f"its weight '{weight.name}' holds NaN or infinity", "Train the network anew.")
+        self.sources.append(source)
+        self.segment.append(source)
+        converter(layer, self)
+
+    @property
+    def source(self) -> Source:
+        """The layer being read."""
+        return self.sources[-1]
+
+    @property
+    def on_image(self) -> bool:
+        """Whether everything so far acts on the image itself: no stage yet, no kernel."""
+        return not self.network.stages and not self.waiting and not self.chain.weighted
+
+    def linear(self, layer) -> None:
+        """A linear layer becomes part of the next synapse."""
+        self._nothing_final_before()
+        if self.waiting:
+            raise self._unrectified_pool()
+        if self.on_image:
+            self.image_layers.append((layer, self.chain.shape))
+        self.chain.append(layer)
+        self.source.result = "synapse of '{stage}'"
+
+    def average_pool(self, layer) -> None:
+        """Average pooling: part of the next synapse, or done to the image."""
+        if self.on_image:
+            self._act_on_image(layer)
+        else:
+            self.linear(layer)
+
+    def affine(self, layer, scale, shift) -> None:
+        """A fixed scale and shift (BatchNorm, Rescaling) that broadcast to the values they act on."""
+        self._nothing_final_before()
+        self.source.result = "folded into '{stage}'"
+        if self.waiting:
+            shape = self.chain.shape[-1:]
+            scale, shift = (self._per_channel(np.broadcast_to(values, shape)) for values in (scale, shift))
+            for pool in self.waiting:
+                pool.sign = pool.sign * np.where(scale < 0, -1.0, 1.0)
+        elif self.on_image:
+            self.image_layers.append((layer, self.chain.shape))
+        self.chain.affine(*(np.broadcast_to(values, self.chain.shape).copy() for values in (scale, shift)))
+
+    def rectify(self, ceiling: float | None = None) -> None:
+        """A ReLU ends a synapse: here are neurons."""
+        self._nothing_final_before()
+        self.source.result = self.source.result or "threshold of '{stage}'"
+        waiting, self.waiting = self.waiting, []
+        self._close(Stage(self._stage_name(), self.chain, self.chain.shape, holds_neurons=True, ceiling=ceiling))
+        for pool in waiting:
+            self._pool_stage(pool.source, Chain(pool.input_shape), pool.sign)
+
+    def max_pool(self, layer) -> None:
+        """Max pooling: of the image, of spikes, or waiting for the activation behind it."""
+        self._nothing_final_before()
+        if self.on_image:
+            self._act_on_image(layer)
+        elif self.waiting or self.chain.weighted:
+            shape = self.chain.shape
+            for pool in self.waiting:
+                shape = tuple(pool.source.layer.compute_output_shape((None, *shape)))[1:]
+            self.waiting.append(WaitingPool(self.source, shape, np.ones(shape[-1])))
+        else:
+            pending, self.chain.pending = self.chain.pending, None
+            shift, self.chain.bias = self._per_channel(self.chain.bias), np.zeros(self.chain.shape)
+            scale = np.ones_like(shift) if pending is None else self._per_channel(pending)
+            self._pool_stage(self.source, self.chain, np.where(scale < 0, -1.0, 1.0))
+            self.chain.affine(*(np.broadcast_to(values, self.chain.shape).copy() for values in (scale, shift)))
+
+    def activation(self, activation) -> None:
+        """An activation: an argument of a layer, or held by an Activation layer."""
+        if isinstance(activation, keras.layers.Layer):  # Dense(activation=keras.layers.ReLU(max_value=6))
+            converter = CONVERTERS.get(type(activation))
+            if converter is not _relu and converter is not _softmax:
+                raise self.source.refuse(f"activation={type(activation).__name__}", HIDDEN_REMEDY)
+            converter(activation, self)
+        elif activation in RECTIFIERS:
+            self.rectify(RECTIFIERS[activation])
+        elif activation in FINAL_ACTIVATIONS:
+            self._nothing_final_before()
+            self.final = (self.source, activation)
+            self.source.result = self.source.result or "activation of '{stage}'"
+        elif activation is not keras.activations.linear:
+            name = getattr(activation, "__name__", repr(activation))
+            raise self.source.refuse(f"activation='{name}'", HIDDEN_REMEDY)
+        else:
+            self.source.result = self.source.result or "dropped (identity)"
+
+    def drop(self) -> None:
+        """A layer that does nothing outside training."""
+        self.source.result = "dropped (active in training only)"
+
+    def finish(self) -> FoldedNetwork:
+        """The read-out: whatever is left becomes the last synapse."""
+        if self.waiting:
+            raise self._unrectified_pool()
+        _, activation = self.final or (None, keras.activations.linear)
+        self._close(Stage(self._stage_name(), self.chain, self.chain.shape, activation=activation))
+        self.network.report = [
+            {"layer": source.name, "type": type(source.layer).__name__, "result": source.result}
+            for source in self.sources
+        ]
+        return self.network
+
+    def _stage_name(self) -> str:
+        """The name of the ANN layer that holds the neurons: the last one with a kernel, else the activation's own."""
+        weighted = [each.name for each in self.segment if _is_weighted(each.layer)]
+        name = weighted[-1] if weighted else self.segment[-1].name if self.segment else "scores"
+        taken = {stage.name for stage in self.network.stages}
+        return name if name not in taken else f"{name}_scores"
+
+    def _close(self, stage: Stage) -> None:
+        stage.chain.settle()
+        role = "spiking layer" if stage.holds_neurons else "read-out"
+        for source in self.segment:
+            own = source.name == stage.name
+            source.result = f"{role} '{stage.name}'" if own else source.result.format(stage=stage.name)
+        self.segment = [pool.source for pool in self.waiting]
+        self.network.stages.append(stage)
+        self.chain = Chain(stage.output_shape)
+
+    def _pool_stage(self, source: Source, chain: Chain, sign: np.ndarray) -> None:
+        shape = tuple(source.layer.compute_output_shape((None, *chain.shape)))[1:]
+        upright = bool(np.all(sign > 0))
+        self._close(Stage(source.name, chain, shape, pool=source.layer, sign=None if upright else sign))
+        source.result = "max pooling of spikes" + ("" if upright else ", minimum where BatchNorm scales by < 0")
+
+    def _act_on_image(self, layer) -> None:
+        self._nothing_final_before()
+        for source in self.segment:
+            source.result = source.result if source.result.startswith("dropped") else "acts on the image"
+        self.source.result = "acts on the image"
+        self.segment = []
+        self.image_layers.append((layer, self.chain.shape))
+        self.network.preprocessing += [copy_layer(each, at, "float64") for each, at in self.image_layers]
+        self.image_layers = []
+        self.chain = Chain(tuple(layer.compute_output_shape((None, *self.chain.shape)))[1:])
+
+    def _per_channel(self, values: np.ndarray) -> np.ndarray:
+        vector = channel_vector(np.asarray(values))
+        if vector is None:
+            raise self.source.refuse(
+                "a scale or shift that is not the same at all positions meets a max pooling",
+                "Move the normalisation or the padding behind the pooling.",
+            )
+        return vector
+
+    def _nothing_final_before(self) -> None:
+        if self.final:
+            holder, activation = self.final
+            raise holder.refuse(f"activation='{activation.__name__}' in front of '{self.source.name}'", HIDDEN_REMEDY)
+
+    def _unrectified_pool(self) -> ConversionError:
+        return self.waiting[0].source.refuse(
+            "it pools values that no activation has made non-negative",
+            "Put a ReLU in front of the pooling or directly behind it.",
+        )
+
+
+HIDDEN_REMEDY = (
+    "Spikes stand for the values of a ReLU: hidden activations must be relu or relu6, the last one softmax, sigmoid "
+    "or linear. Train the network with these."
+)
+
+
+def _is_weighted(layer) -> bool:
+    return type(layer) in LINEAR and LINEAR[type(layer)].weighted
+
+
+@converts(kl.InputLayer)
+def _input(layer, reader):
+    reader.source.result = "input"
+
+
+@converts(kl.Dense, kl.Conv2D)
+def _weighted(layer, reader):
+    reader.linear(layer)
+    reader.activation(layer.activation)
+
+
+@converts(kl.Flatten)
+def _linear(layer, reader):
+    reader.linear(layer)
+
+
+@converts(kl.AveragePooling2D)
+def _average_pooling(layer, reader):
+    reader.average_pool(layer)
+
+
+@converts(kl.MaxPooling2D)
+def _max_pooling(layer, reader):
+    reader.max_pool(layer)
+
+
+@converts(kl.BatchNormalization)
+def _batch_normalization(layer, reader):
+    axes = [layer.axis] if np.isscalar(layer.axis) else list(layer.axis)
+    mean, variance = (np.asarray(values, np.float64) for values in (layer.moving_mean, layer.moving_variance))
+    scale = 1 / np.sqrt(variance + layer.epsilon)
+    scale = scale * np.asarray(layer.gamma, np.float64) if layer.scale else scale
+    shift = -mean * scale
+    shift = shift + np.asarray(layer.beta, np.float64) if layer.center else shift
+    rank = len(reader.chain.shape) + 1
+    shape = [mean.size if axis in [each % rank for each in axes] else 1 for axis in range(1, rank)]
+    if mean.size == reader.chain.shape[-1] and axes[0] % rank == rank - 1:
+        shape = shape[-1:]
+    reader.affine(layer, scale.reshape(shape), shift.reshape(shape))
+
+
+@converts(kl.Dropout)
+def _training_only(layer, reader):
+    reader.drop()
+
+
+@converts(kl.Activation)
+def _activation(layer, reader):
+    reader.activation(layer.activation)
+
+
+@converts(kl.ReLU)
+def _relu(layer, reader):
+    for attribute in ("negative_slope", "threshold"):
+        value = getattr(layer, attribute)
+        if value:
+            raise reader.source.refuse(f"{attribute}={float(value)}", "Take keras.layers.ReLU() without it.")
+    reader.rectify(None if layer.max_value is None else float(layer.max_value))
+
+
+@converts(kl.Softmax)
+def _softmax(layer, reader):
+    if layer.axis not in (-1, len(reader.chain.shape)):
+        raise reader.source.refuse(f"axis={layer.axis}", "The read-out applies softmax over the last axis.")
+    reader.activation(keras.activations.softmax)
+
+
+def read(ann) -> FoldedNetwork:
+    """Reads an ANN and folds BatchNorm into its kernels, exactly.
+
+    Args:
+        ann: a built `keras.Sequential`.
+
+    Returns:
+        The folded network: the same function as a row of stages.
+
+    Raises:
+        ConversionError: a layer, an argument or a weight cannot be converted; names it.
+    """
+    if not isinstance(ann, keras.Sequential):
+        raise ConversionError(
+            f"A chain of layers can be converted, given as keras.Sequential. Received: ann of type {type(ann).__name__}"
+        )
+    if not ann.built or not ann.layers:
+        raise ConversionError("The ANN has no weights yet: give it an Input layer, or call or fit it once.")
+    reader = Reader(ann.input_shape[1:])
+    if None in ann.input_shape[1:]:
+        raise ConversionError(f"The ANN must take images of one size. Received: input_shape={ann.input_shape}")
+    for layer in ann.layers:
+        reader.read(layer, layer.name)
+    return reader.finish()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Calibration images
+
+
+def image_batches(data, input_shape, what: str = "calibration", batch_size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
+    """Checked batches of images.
+
+    Args:
+        data: an array `(images, …)`, a batched `tf.data.Dataset` of images or (images, labels), or a callable that
+            returns an iterator over such batches.
+        input_shape: of one image.
+        what: the argument's name, for errors.
+
+    Raises:
+        ValueError: no images, images of another shape, NaN or infinite values.
+    """
+    if callable(data):
+        batches = data()
+    elif isinstance(data, tf.data.Dataset):
+        batches = iter(data)
+    else:
+        array = np.asarray(data)
+        batches = (array[start : start + batch_size] for start in range(0, max(len(array), 1), batch_size))
+    seen = 0
+    for batch in batches:
+        images = np.asarray(batch[0] if isinstance(batch, tuple) else batch, np.float32)
+        if images.shape[1:] != tuple(input_shape):
+            raise ValueError(
+                f"{what} holds batches of the ANN's images, shape (batch, {', '.join(map(str, input_shape))}). "
+                f"Received: shape {images.shape}"
+            )
+        if not np.all(np.isfinite(images)):
+            raise ValueError(f"{what} images must be finite. Received: NaN or infinity. Clean the data first.")
+        seen += len(images)
+        if len(images):
+            yield images
+    if not seen:
+        raise ValueError(f"{what} needs at least one image. Received: none.")
+
+
+def calibrate(folded: FoldedNetwork, calibration, percentile: float) -> tuple[float, list[np.ndarray]]:
+    """λ of the input and of each hidden stage: percentiles of the activations over the calibration images.
+
+    Args:
+        folded: the folded network.
+        calibration: images of the training set, as `image_batches` takes them; read once, in constant memory.
+        percentile: in (0, 100].
+
+    Returns:
+        The largest |input|, and λ per stage (scalars as arrays of shape ()); the read-out's is 1. Max pooling stages
+        have the λ of the neurons they pool; a stage that stays silent gets 1.
+    """
+    check_percentile(percentile)
+    run = folded.function(every_stage=True)
+    histograms = [Histogram() if stage.holds_neurons else None for stage in folded.stages]
+    largest = 0.0
+    for images in image_batches(calibration, folded.input_shape):
+        largest = max(largest, float(np.abs(images).max()))
+        for histogram, values in zip(histograms, run(images), strict=True):
+            if histogram:
+                histogram.update(values.numpy())
+    scales, current = [], np.array(1.0)
+    for stage, histogram in zip(folded.stages, histograms, strict=True):
+        if histogram:
+            current = histogram.percentile(percentile)[0]
+            if current <= 0:
+                current = histogram.maximum[0] or 1.0
+                logger.warning(
+                    "Layer '%s' is silent on %g%% of the calibration values; its scale is its maximum, %g.",
+                    stage.name, percentile, current,
+                )  # fmt: skip
+        scales.append(np.array(current if stage is not folded.stages[-1] else 1.0))
+    return largest or 1.0, scales
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Assembling the spiking network
+
+
+def convert_ann_to_snn(
+    ann,
+    calibration,
+    encoding: str = "rate",
+    timesteps: int | None = None,
+    *,
+    threshold: float | None = None,
+    norm_percentile: float = 99.9,
+    **options,
+) -> SpikingSequential:
+    """Converts an ANN into a spiking network.
+
+    Args:
+        ann: a built and trained `keras.Sequential`; it is left as it is.
+        calibration: images of the training set that set the scale of every layer: an array, a `tf.data.Dataset`, or a
+            callable returning an iterator of batches.
+        encoding: name of the temporal code, see `spiking.ENCODINGS`.
+        timesteps: number of time steps; `None` for the code's own.
+        threshold: firing threshold; `None` for the code's own.
+        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100].
+        **options: further settings of the code, see `spiking.get_encoding(encoding).options`.
+
+    Returns:
+        The spiking network: a Keras model, uncompiled, that takes the ANN's images and returns the ANN's kind of
+        output. `conversion_report(snn)` tells what became of each layer.
+
+    Raises:
+        ConversionError: the ANN holds something that cannot be converted.
+        ValueError: a setting is unknown or out of range, or the calibration images are not the ANN's.
+    """
+    code = spiking.get_encoding(encoding)
+    settings = code.settings(timesteps, threshold, **options)
+    check_percentile(norm_percentile)
+    folded = read(ann)
+    largest, scales = calibrate(folded, calibration, norm_percentile)
+    if not code.signed_input(settings):
+        _refuse_negative(folded, calibration, encoding)
+
+    depth = sum(stage.holds_neurons for stage in folded.stages)
+    for remark in code.remarks(settings, depth):
+        logger.warning("%s: %s", encoding, remark)
+    dtype = keras.config.floatx()
+    shape = folded.input_shape
+    before = []
+    for layer in folded.preprocessing:
+        before.append(copy_layer(layer, shape, dtype))
+        shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
+    layers = [keras.Input(folded.input_shape), code.input_layer(settings, before, largest)]
+    unit = np.array(code.input_value(settings, largest))
+    index = 0
+    for stage, scale in zip(folded.stages, scales, strict=True):
+        if stage.pool is not None:
+            synapse = stage.chain.copies(dtype)
+            cell = code.max_pool(synapse, pool=_fresh(stage.pool), sign=stage.sign)
+        else:
+            chain = stage.chain.rescaled(unit, scale)
+            kind, bias = chain.compact_bias()
+            common = {"synapse": chain.copies(dtype), "bias": kind}
+            if stage.holds_neurons:
+                cell_type = code.neuron_conv2d if len(chain.shape) == 3 else code.neuron
+                cell = cell_type(**common, **code.neuron_options(settings, index))
+                unit = scale * code.spike_value(settings)
+                index += 1
+            else:
+                cell = code.integrator(
+                    **common, activation=stage.activation, **code.integrator_options(settings, depth)
+                )
+            cell.build((None, *stage.chain.input_shape))
+            if kind:
+                cell.bias.assign(bias)
+        layers.append(SpikingRNN(cell, return_sequences=stage is not folded.stages[-1], name=stage.name))
+    return SpikingSequential(
+        layers,
+        name=f"{ann.name}_{encoding}",
+        encoding=encoding,
+        settings=settings,
+        report=folded.report,
+        scales=[scale.tolist() for scale in scales[:-1]],
+    )
+
+
+def _fresh(layer):
+    return type(layer).from_config(layer.get_config())
+
+
+def _refuse_negative(folded, calibration, encoding):
+    for images in image_batches(calibration, folded.input_shape):
+        if images.min() < 0:
+            raise ValueError(
+                f"Input spikes of the encoding {encoding!r} stand for intensities, which are not negative. "
+                f"Received: calibration images with values down to {images.min():g}. Shift the data into [0, 1], or "
+                "take a code with input as current."
+            )
+
+
+def conversion_report(snn: SpikingSequential) -> str:
+    """The printable table of what became of each ANN layer."""
+    widths = [max(len(row[key]) for row in snn.report) for key in ("layer", "type")]
+    lines = [f"{row['layer']:<{widths[0]}}  {row['type']:<{widths[1]}}  {row['result']}" for row in snn.report]
+    return "\n".join([f"{'ANN layer':<{widths[0]}}  {'type':<{widths[1]}}  became", *lines])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a spiking network differs from its ANN on some images.
+
+    Attributes:
+        images: how many.
+        same_class: share of images on which both name the same class.
+        largest_difference, mean_difference: of the outputs, absolute.
+        folding_error: largest difference between the folded network's output and the ANN's, relative to the largest
+            output; it is rounding.
+        layers: for each hidden layer, the mean absolute difference between SNN activity and ANN activation, relative
+            to the mean activation.
+    """
+
+    images: int
+    same_class: float
+    largest_difference: float
+    mean_difference: float
+    folding_error: float
+    layers: dict[str, float]
+
+    def __str__(self):
+        rows = [f"  {name:<24} {error:8.2%}" for name, error in self.layers.items()]
+        return "\n".join(
+            [
+                f"{self.images} images: the same class on {self.same_class:.2%}, outputs differ by "
+                f"{self.mean_difference:.2g} on average, {self.largest_difference:.2g} at most; folding error "
+                f"{self.folding_error:.1g}",
+                "error of the activity, relative to the mean activation:",
+                *rows,
+            ]
+        )
+
+
+def verify(ann, snn: SpikingSequential, images, batch_size: int = BATCH_SIZE) -> Verification:
+    """Compares a spiking network with the ANN it came from.
+
+    Args:
+        ann: the ANN.
+        snn: what `convert_ann_to_snn` made of it.
+        images: array, dataset or callable, as for calibration.
+    """
+    folded = read(ann)
+    run = folded.function()
+    expected, actual, refolded = [], [], []
+    errors, sizes = dict.fromkeys(_hidden_names(snn), 0.0), dict.fromkeys(_hidden_names(snn), 0.0)
+    for batch in image_batches(images, folded.input_shape, "images", batch_size):
+        expected.append(np.asarray(ann(batch, training=False)))
+        refolded.append(run(batch).numpy())
+        activations, output = _activations(folded, snn, batch)
+        actual.append(output)
+        for name, (target, activity) in activations.items():
+            errors[name] += float(np.abs(activity - target).sum())
+            sizes[name] += float(np.abs(target).sum())
+    expected, actual, refolded = (np.concatenate(parts) for parts in (expected, actual, refolded))
+    difference = np.abs(actual - expected)
+    return Verification(
+        images=len(expected),
+        same_class=float(np.mean(expected.argmax(-1) == actual.argmax(-1))),
+        largest_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        folding_error=float(np.abs(refolded - expected).max() / max(np.abs(expected).max(), 1e-30)),
+        layers={name: errors[name] / (sizes[name] or 1.0) for name in errors},
+    )
+
+
+def _hidden_names(snn) -> list[str]:
+    return [layer.name for layer in snn.hidden_layers]
+
+
+def _activations(folded, snn, images):
+    """Per hidden layer (ANN activation, SNN activity), and the SNN's output, for one batch."""
+    simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+    code = spiking.get_encoding(snn.encoding)
+    targets = folded.function(every_stage=True)(images)[:-1]
+    pairs = {}
+    for name, target, counts, times, scale in zip(
+        _hidden_names(snn), targets, simulation.spike_counts, simulation.first_spike_times, snn.scales, strict=True
+    ):
+        activity = np.asarray(code.activity(counts, times, snn.settings)) * np.asarray(scale, np.float32)
+        pairs[name] = (target.numpy(), activity)
+    return pairs, simulation.output.numpy()
+
+
+def ann_and_snn_activations_per_layer(ann, snn: SpikingSequential, images) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The ANN's activations beside the SNN's activities, per hidden layer, in the ANN's units.
+
+    Args:
+        ann, snn: the two networks.
+        images: array `(images, …)`; everything is kept, so some hundred at most.
+
+    Returns:
+        Layer name -> (ANN activations, SNN activities), each `(images, …)`. What a spike train stands for is
+        `Encoding.activity`; for the base ttfs code that is a ranking, not the ANN's value.
+    """
+    folded = read(ann)
+    parts = [_activations(folded, snn, batch)[0] for batch in image_batches(images, folded.input_shape, "images")]
+    return {name: tuple(np.concatenate([part[name][k] for part in parts]) for k in (0, 1)) for name in parts[0]}
+
+
+def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Checked batches of (images, labels).
+
+    Args:
+        model: the network they are for.
+        images: array `(images, …)`, or a batched `tf.data.Dataset` of (images, labels) with `labels=None`.
+        labels: class numbers `(images,)`.
+
+    Raises:
+        ValueError: shapes, counts or class numbers do not fit the network.
+    """
+    if isinstance(images, tf.data.Dataset):
+        pairs = ((np.asarray(x, np.float32), np.asarray(y)) for x, y in images)
+    else:
+        images, labels = np.asarray(images), np.asarray(labels)
+        if labels.shape[:1] != images.shape[:1]:
+            raise ValueError(f"There must be one label per image. Received: {images.shape=}, {labels.shape=}")
+        pairs = (
+            (images[start : start + batch_size], labels[start : start + batch_size])
+            for start in range(0, len(images), batch_size)
+        )
+    classes = model.output_shape[-1]
+    for x, y in pairs:
+        if x.shape[1:] != tuple(model.input_shape[1:]):
+            raise ValueError(f"Images must have shape {model.input_shape[1:]}. Received: shape {x.shape[1:]}")
+        y = y.reshape(len(y), -1)
+        if y.shape[1] != 1 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
+            raise ValueError(
+                f"Labels are class numbers from 0 to {classes - 1}, one per image. Received: values from {y.min()} to "
+                f"{y.max()}, dtype {y.dtype}, shape {y.shape}"
+            )
+        yield x, y[:, 0]
+
+
+def _accuracy(model, images, labels, batch_size) -> float:
+    progress = keras.utils.Progbar(None if isinstance(images, tf.data.Dataset) else len(images), verbose=0)
+    metric = keras.metrics.SparseCategoricalAccuracy()
+    for x, y in labelled_batches(model, images, labels, batch_size):
+        metric.update_state(y, model.predict_on_batch(x))
+        progress.add(len(x))
+    return float(metric.result())
+
+
+def ann_accuracy(ann, images, labels=None, batch_size: int = 500) -> float:
+    """Share of images the ANN classifies rightly, in [0, 1]; data as `labelled_batches` takes them."""
+    return _accuracy(ann, images, labels, batch_size)
+
+
+def snn_accuracy(snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE) -> float:
+    """Share of images the SNN classifies rightly, in [0, 1]; data as `labelled_batches` takes them."""
+    return _accuracy(snn, images, labels, batch_size)
+
+
+def snn_accuracy_per_timestep(snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    """Accuracy if the simulation had ended after each time step, shape `(timesteps,)`, in one pass."""
+    right, total = 0, 0
+    for x, y in labelled_batches(snn, images, labels, batch_size):
+        readouts = snn.simulate(x, (READOUTS,)).readouts.numpy()
+        right = right + np.sum(readouts.argmax(-1) == y, axis=1)
+        total += len(y)
+    return right / total

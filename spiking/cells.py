@@ -1,0 +1,219 @@
+"""The common cell: a linear synapse, then a neuron.
+
+A cell is what `SpikingRNN` steps through time. It has two parts:
+
+* `synapse(x)`: W∗x, a chain of linear Keras layers without bias, stateless;
+* `step(current, state) -> (spikes, state)`: the neuron, pure. Everything that changes in time is in `state`.
+
+The bias is a weight of the cell: a vector over the channels, or a map where zero padding makes it depend on the
+position. The codes (`rate.py`, `ttfs.py`, …) supply `State`, `get_initial_state` and `step`, nothing else.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+@tf.custom_gradient
+def spike(distance: tf.Tensor) -> tf.Tensor:
+    """1 where the membrane potential has reached the threshold, else 0, with a surrogate derivative.
+
+    Args:
+        distance: (V − θ)/θ, any shape.
+
+    Returns:
+        0 or 1, shape and type of `distance`. Backward, the derivative of the step function is replaced by that of a
+        fast sigmoid, 1/(1 + |distance|)² (Zenke & Ganguli 2018, SuperSpike, eq. 6, with slope 1 in units of θ).
+    """
+
+    def gradient(upstream):
+        return upstream / tf.square(1 + tf.abs(distance))
+
+    return tf.cast(distance >= 0, distance.dtype), gradient
+
+
+def decay(tau: float) -> float:
+    """The factor α = exp(−1/τ) by which a membrane potential leaks in one time step; 1 for τ = ∞.
+
+    Args:
+        tau: time constant of the membrane, in time steps; positive, `math.inf` for no leak.
+
+    Raises:
+        ValueError: `tau` is not positive.
+    """
+    if not tau > 0:
+        raise ValueError(f"tau is a time constant in time steps and must be positive (or inf). Received: tau={tau}")
+    return math.exp(-1 / tau)
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold as a float, once it is known to be finite and positive."""
+    if not 0 < threshold < math.inf:
+        raise ValueError(f"threshold must be positive and finite. Received: threshold={threshold}")
+    return float(threshold)
+
+
+class SpikingCell(keras.layers.Layer):
+    """Base of all cells: builds and applies the synapse, keeps the bias, unwraps the state.
+
+    Args:
+        synapse: the Keras layers that make up W∗x, in order; each linear and without bias. Empty: the input itself.
+        bias: `None`, `"vector"` (one value a channel) or `"map"` (one value a neuron).
+
+    Call arguments:
+        inputs: what arrives in this time step, shape `(batch, …)`.
+        states: the fields of `State`, each a tensor of shape `(batch, …)`.
+    """
+
+    State: type[tuple]
+    # The state has the shape of the neurons, which is known once the cell is built, as in Keras' ConvLSTMCell.
+    state_size = -1
+    # Rank of the neurons' array without the batch axis; None for any.
+    neuron_rank: int | None = None
+    # Whether what the cell emits are spikes of neurons of its own, to be counted as such.
+    holds_neurons = True
+
+    def __init__(self, synapse=(), bias: str | None = "vector", **kwargs):
+        # The state must not lose steps or spikes to reduced precision, whatever the global policy is.
+        kwargs.setdefault("dtype", keras.config.floatx())
+        super().__init__(**kwargs)
+        if bias not in (None, "vector", "map"):
+            raise ValueError(f'bias must be None, "vector" or "map". Received: bias={bias!r}')
+        self.synapse_layers = list(synapse)
+        self.bias_kind = bias
+        self.bias = None
+
+    def build(self, input_shape):
+        shape = tuple(input_shape)
+        for layer in self.synapse_layers:
+            if not layer.built:
+                layer.build(shape)
+            shape = tuple(layer.compute_output_shape(shape))
+        self.current_shape = shape[1:]
+        if self.neuron_rank is not None and len(self.current_shape) != self.neuron_rank:
+            raise ValueError(
+                f"{type(self).__name__} holds neurons in an array of rank {self.neuron_rank}. Received: a synapse "
+                f"whose current has shape {self.current_shape}. Take LifNeuronCell for other ranks."
+            )
+        if self.bias_kind is not None:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=self.current_shape if self.bias_kind == "map" else self.current_shape[-1:],
+                initializer="zeros",
+            )
+        self.built = True
+
+    @property
+    def neurons_shape(self) -> tuple[int, ...]:
+        """Shape of what the cell emits for one sample, the batch axis left out."""
+        return self.current_shape
+
+    def synapse(self, x: Any) -> Any:
+        """W∗x, shape `(batch, *current_shape)`."""
+        for layer in self.synapse_layers:
+            x = layer(x)
+        return tf.cast(x, self.compute_dtype)
+
+    def step(self, current, state):
+        """One time step of the neurons: `(current, state) -> (spikes, state)`. Pure."""
+        raise TypeError(f"{type(self).__name__} defines no neuron: use a cell of one of the encodings.")
+
+    def call(self, inputs, states):
+        output, state = self.step(self.synapse(inputs), self.State(*states))
+        return output, tuple(state)
+
+    def with_bias(self, current: tf.Tensor) -> tf.Tensor:
+        """The current of one time step with the bias added."""
+        return current if self.bias is None else current + self.bias
+
+    def zeros(self, batch_size, shape: tuple[int, ...] | None = None) -> tf.Tensor:
+        """A state field of zeros, one value a neuron unless `shape` says otherwise."""
+        return tf.zeros((batch_size, *(self.current_shape if shape is None else shape)), self.compute_dtype)
+
+    def spikes_of(self, output: tf.Tensor) -> tf.Tensor:
+        """The spikes in what `step` returned; codes with a second stream pick theirs."""
+        return output
+
+    def get_config(self):
+        synapse = [keras.saving.serialize_keras_object(layer) for layer in self.synapse_layers]
+        return {**super().get_config(), "synapse": synapse, "bias": self.bias_kind}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["synapse"] = [
+            keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects)
+            for layer in config["synapse"]
+        ]
+        return cls(**config)
+
+
+class PoolState(NamedTuple):
+    """`received`: sum of the inputs so far, `(batch, *map)`; `passed`: what was passed on, `(batch, *pooled)`."""
+
+    received: tf.Tensor
+    passed: tf.Tensor
+
+
+class MaxPoolCell(SpikingCell):
+    """Max pooling on spikes: passes on the increments of the largest cumulated input of each window.
+
+        c ← c + x,   m = max over the window of c,   output m − m_before.
+
+    With one spike per input at most (ttfs) that is the first spike of the window; with rates it is exact on the
+    counts. Channels with `sign` −1 pass the increments of the smallest count instead: there a negative scale between
+    the neurons and the pooling turned the maximum into a minimum (in ttfs: the latest spike).
+
+    Args:
+        pool: the Keras max-pooling layer that defines window, strides and padding.
+        sign: +1 or −1 per channel, `None` for +1 everywhere.
+    """
+
+    State = PoolState
+    holds_neurons = False
+
+    def __init__(self, synapse=(), pool=None, sign=None, **kwargs):
+        if pool is None:
+            raise ValueError("A max pooling cell needs the Keras pooling layer it follows. Received: pool=None")
+        super().__init__(synapse, **{**kwargs, "bias": None})
+        self.pool = pool
+        self.sign = None if sign is None else tuple(float(s) for s in sign)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.pooled_shape = tuple(self.pool.compute_output_shape((None, *self.current_shape)))[1:]
+
+    @property
+    def neurons_shape(self):
+        return self.pooled_shape
+
+    def get_initial_state(self, batch_size):
+        return PoolState(self.zeros(batch_size), self.zeros(batch_size, self.pooled_shape))
+
+    def step(self, current, state):
+        received = state.received + current
+        passed = signed_max_pool(self.pool, received, self.sign)
+        return passed - state.passed, PoolState(received, passed)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "pool": keras.saving.serialize_keras_object(self.pool),
+            "sign": self.sign,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["pool"] = keras.saving.deserialize_keras_object(config["pool"], custom_objects=custom_objects)
+        return super().from_config(config, custom_objects)
+
+
+def signed_max_pool(pool, x: tf.Tensor, sign=None) -> tf.Tensor:
+    """Max pooling where `sign` is +1, min pooling where it is −1 (`sign`: one value per channel, or None)."""
+    if sign is None:
+        return pool(x)
+    sign = tf.constant(sign, x.dtype)
+    return sign * pool(sign * x)

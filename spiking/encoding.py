@@ -1,0 +1,94 @@
+"""What one temporal code consists of. A code is data: conversion and simulation read it and compare no names."""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from spiking.cells import SpikingCell, check_threshold
+
+Settings = Mapping[str, Any]
+
+
+def check_timesteps(timesteps: int) -> int:
+    """The number of time steps as an int, once it is known to be a positive whole number."""
+    try:
+        number = operator.index(timesteps)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(timesteps, bool):
+        raise ValueError(f"timesteps must be a whole number of at least 1. Received: timesteps={timesteps!r}")
+    return number
+
+
+def no_remarks(settings: Settings, depth: int) -> list[str]:
+    """For codes with nothing to warn of."""
+    return []
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One temporal code: its cells, its input, its units and its way to simulate.
+
+    Attributes:
+        name: what users write.
+        summary: one line for tables and help texts.
+        timesteps: default number of time steps.
+        threshold: default firing threshold θ.
+        options: further settings this code understands, with their defaults.
+        signed_input: `(settings) -> ` whether images may hold negative values.
+        neuron, neuron_conv2d, max_pool, integrator: the cells.
+        input_layer: `(settings, preprocessing, input_maximum) -> SpikingInput`.
+        neuron_options: `(settings, index) -> ` keyword arguments of the cell of the index-th layer of neurons.
+        integrator_options: `(settings, depth) -> ` keyword arguments of the integrator behind `depth` layers.
+        spike_value: `(settings) -> ` what one spike stands for at the receiver, in units of the sender's λ.
+        input_value: `(settings, input_maximum) -> ` the same for a coded input of 1, in units of the image.
+        activity: `(spike_counts, first_spike_times, settings) -> ` the activity in units of λ, same shape.
+        simulate: `(layers, images, record) -> Simulation`, see `simulation.py`.
+        remarks: `(settings, depth) -> ` warnings about settings that will not work at this depth.
+    """
+
+    name: str
+    summary: str
+    timesteps: int
+    threshold: float
+    neuron: type[SpikingCell]
+    neuron_conv2d: type[SpikingCell]
+    max_pool: type[SpikingCell]
+    integrator: type[SpikingCell]
+    input_layer: Callable
+    neuron_options: Callable[[Settings, int], dict]
+    integrator_options: Callable[[Settings, int], dict]
+    activity: Callable
+    simulate: Callable
+    spike_value: Callable[[Settings], float] = lambda settings: 1.0
+    input_value: Callable[[Settings, float], float] = lambda settings, input_maximum: 1.0
+    signed_input: Callable[[Settings], bool] = lambda settings: True
+    remarks: Callable[[Settings, int], list[str]] = no_remarks
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def settings(self, timesteps: int | None = None, threshold: float | None = None, **options) -> dict[str, Any]:
+        """All settings of a conversion, checked and completed with this code's defaults.
+
+        Args:
+            timesteps: number of time steps; `None` for the code's own.
+            threshold: firing threshold; `None` for the code's own.
+            **options: any of `self.options`.
+
+        Raises:
+            ValueError: a setting is unknown to this code or out of range.
+        """
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            raise ValueError(
+                f"The encoding {self.name!r} understands {['timesteps', 'threshold', *self.options]}. "
+                f"Received: {', '.join(f'{key}={options[key]!r}' for key in unknown)}. Leave these out, or take "
+                "another encoding."
+            )
+        return {
+            "timesteps": check_timesteps(self.timesteps if timesteps is None else timesteps),
+            "threshold": check_threshold(self.threshold if threshold is None else threshold),
+            **self.options,
+            **options,
+        }

@@ -1,0 +1,233 @@
+"""The Keras side: the layers that spread an image over time, `SpikingRNN`, and the model `SpikingSequential`."""
+
+import copy
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spiking.encoding import check_timesteps
+from spiking.simulation import Simulation, check_record
+
+PACKAGE = "spiking"
+
+
+class SpikingInput(keras.layers.Layer):
+    """Base of the input layers: `(batch, …)` images to `(batch, timesteps, …)` inputs.
+
+    Args:
+        timesteps: number of time steps T.
+        preprocessing: Keras layers that act on the image before it is coded (pooling ahead of the first neurons).
+    """
+
+    def __init__(self, timesteps: int, preprocessing=(), **kwargs):
+        super().__init__(**kwargs)
+        self.timesteps = check_timesteps(timesteps)
+        self.preprocessing = list(preprocessing)
+        # Compiled by XLA the loop is slower on CPUs (docs/PERFORMANCE.md), and `predict` would choose XLA by default.
+        self.supports_jit = False
+
+    def build(self, input_shape):
+        shape = tuple(input_shape)
+        for layer in self.preprocessing:
+            if not layer.built:
+                layer.build(shape)
+            shape = tuple(layer.compute_output_shape(shape))
+        self.built = True
+
+    def preprocess(self, images: tf.Tensor) -> tf.Tensor:
+        """The image as it is coded."""
+        for layer in self.preprocessing:
+            images = layer(images)
+        return images
+
+    def at_step(self, image: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        """The input in time step t (from 0), for a preprocessed image."""
+        raise TypeError(f"{type(self).__name__} codes nothing: use an input layer of one of the encodings.")
+
+    def first_current(self, images: tf.Tensor, synapse: Callable) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The current of the first layer as a function of the time step."""
+        image = self.preprocess(images)
+        return lambda t: synapse(self.at_step(image, t))
+
+    def call(self, images):
+        image = self.preprocess(images)
+        steps = tf.map_fn(
+            lambda t: self.at_step(image, t), tf.range(self.timesteps), fn_output_signature=image.dtype
+        )
+        return tf.transpose(steps, [1, 0, *range(2, steps.shape.rank)])
+
+    def compute_output_shape(self, input_shape):
+        shape = tuple(input_shape)
+        for layer in self.preprocessing:
+            shape = tuple(layer.compute_output_shape(shape))
+        return (shape[0], self.timesteps, *shape[1:])
+
+    def get_config(self):
+        layers = [keras.saving.serialize_keras_object(layer) for layer in self.preprocessing]
+        return {**super().get_config(), "timesteps": self.timesteps, "preprocessing": layers}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["preprocessing"] = [
+            keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects)
+            for layer in config["preprocessing"]
+        ]
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ConstantCurrent(SpikingInput):
+    """The image as a current that stays the same in every time step."""
+
+    def at_step(self, image, t):
+        return image
+
+    def first_current(self, images, synapse):
+        current = synapse(self.preprocess(images))
+        return lambda t: current
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SingleEvent(SpikingInput):
+    """The image as one graded event in the first time step."""
+
+    def at_step(self, image, t):
+        return image * tf.cast(t == 0, image.dtype)
+
+    def first_current(self, images, synapse):
+        current = synapse(self.preprocess(images))
+        return lambda t: current * tf.cast(t == 0, current.dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PoissonSpikes(SpikingInput):
+    """Random input spikes: s = [u_t < max_rate·x], u_t uniform in [0, 1).
+
+    u_t is drawn for each pixel from (seed, t) alone and shared by all images, so a sample's spikes depend neither on
+    its batch nor on its place in it.
+
+    Args:
+        max_rate: probability of a spike per step at full intensity x = 1, in (0, 1].
+        scale: intensity that counts as full; the image is divided by it.
+        seed: whole number; the same seed gives the same spikes.
+    """
+
+    def __init__(self, timesteps, preprocessing=(), max_rate: float = 1.0, scale: float = 1.0, seed: int = 0, **kwargs):
+        super().__init__(timesteps, preprocessing, **kwargs)
+        if not 0 < max_rate <= 1:
+            raise ValueError(
+                "max_rate is the probability of an input spike per time step at full intensity and must lie in "
+                f"(0, 1]. Received: max_rate={max_rate}"
+            )
+        self.max_rate = float(max_rate)
+        self.scale = float(scale)
+        self.seed = int(seed)
+
+    def at_step(self, image, t):
+        shape = tf.concat([[1], tf.shape(image)[1:]], axis=0)
+        uniform = tf.random.stateless_uniform(shape, tf.stack([self.seed, t]), dtype=image.dtype)
+        return tf.cast(uniform < self.max_rate / self.scale * image, image.dtype)
+
+    def get_config(self):
+        own = {"max_rate": self.max_rate, "scale": self.scale, "seed": self.seed}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SpikingRNN(keras.layers.RNN):
+    """`keras.layers.RNN` over a `SpikingCell`, whose state may have any shape.
+
+    Args:
+        cell: a `SpikingCell`.
+        return_sequences: True for layers of neurons, False for the integrator, whose last output is the result.
+    """
+
+    def __init__(self, cell, return_sequences: bool = True, **kwargs):
+        kwargs.setdefault("dtype", cell.dtype_policy)
+        super().__init__(cell, return_sequences=return_sequences, **kwargs)
+
+    def compute_output_shape(self, sequences_shape, initial_state_shape=None):
+        batch, timesteps = sequences_shape[:2]
+        if not self.cell.built:
+            self.cell.build((batch, *sequences_shape[2:]))
+        time = (timesteps,) if self.return_sequences else ()
+        return (batch, *time, *self.cell.neurons_shape)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SpikingSequential(keras.Sequential):
+    """A converted network: takes images, returns class scores, simulates in one loop.
+
+    Its layers are an input layer and one `SpikingRNN` per layer of neurons; run one after another by stock Keras
+    (`keras.Sequential([keras.Input(shape), *snn.layers])`) they give the same result, more slowly.
+
+    Args:
+        layers: `keras.Input`, the spiking input layer, the `SpikingRNN` layers.
+        encoding: name of the temporal code.
+        settings: the code's settings, as `Encoding.settings` returned them.
+        report: the conversion report, a list of rows (see `conversion.ConversionReport`).
+        scales: for each hidden layer the λ by which its activity is multiplied to get the ANN's units: a number, or
+            a list with one per channel.
+    """
+
+    def __init__(self, layers=None, encoding=None, settings=None, report=(), scales=(), **kwargs):
+        super().__init__(layers, **kwargs)
+        self.encoding = encoding
+        self.settings = dict(settings or {})
+        self.report = [dict(row) for row in report]
+        self.scales = [scale if np.isscalar(scale) else list(scale) for scale in scales]
+        self._simulations = {}
+
+    @property
+    def timesteps(self) -> int:
+        """Number of time steps of one simulation."""
+        return self.layers[0].timesteps
+
+    @property
+    def hidden_layers(self) -> list[SpikingRNN]:
+        """The layers that emit spikes, in order."""
+        return self.layers[1:-1]
+
+    def simulate(self, images, record=()) -> Simulation:
+        """Simulates and records.
+
+        Args:
+            images: `(batch, …)`.
+            record: any of "spike_counts", "first_spike_times", "rasters", "readouts".
+
+        Returns:
+            The output and what was asked for; see `Simulation`.
+        """
+        record = check_record(record)
+        images = tf.convert_to_tensor(images, self.compute_dtype)
+        if not tf.executing_eagerly():
+            return self._simulate(images, record)
+        if record not in self._simulations:
+            self._simulations[record] = tf.function(lambda x: self._simulate(x, record), reduce_retracing=True)
+        return self._simulations[record](images)
+
+    def _simulate(self, images, record):
+        from spiking import get_encoding  # the table imports the codes, and those import this module
+
+        return get_encoding(self.encoding).simulate(self.layers, images, record)
+
+    def call(self, inputs, training=None, mask=None):
+        return self.simulate(inputs).output
+
+    def get_config(self):
+        own = {key: getattr(self, key) for key in ("encoding", "settings", "report", "scales")}
+        return {**super().get_config(), **copy.deepcopy(own)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for key in ("build_input_shape", "dtype"):  # Keras writes them; a Sequential takes neither
+            config.pop(key, None)
+        config["layers"] = [
+            keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects)
+            for layer in config["layers"]
+        ]
+        return cls(**config)

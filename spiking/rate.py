@@ -1,0 +1,184 @@
+"""Rate code: a neuron's activity is its number of spikes.
+
+Rueckauer, Lungu, Hu, Pfeiffer & Liu (2017), Conversion of continuous-valued deep networks to efficient event-driven
+networks for image classification, eqs. 2 to 5.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, decay, spike
+from spiking.encoding import Encoding
+from spiking.layers import PACKAGE, ConstantCurrent, PoissonSpikes
+from spiking.simulation import simulate_clock
+
+RESETS = ("subtract", "zero")
+INPUT_CODINGS = ("current", "poisson")
+
+
+class NeuronState(NamedTuple):
+    """`potential`: membrane potential V, `(batch, …)`."""
+
+    potential: tf.Tensor
+
+
+class IntegratorState(NamedTuple):
+    """`potential`: V, `(batch, classes)`; `time`: steps so far, `(batch, 1, …)`."""
+
+    potential: tf.Tensor
+    time: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
+class LifNeuronCell(SpikingCell):
+    """Leaky integrate-and-fire neurons.
+
+        V ← αV + I,   s = [V ≥ θ],   V ← V − θs   (reset="subtract")   or   V ← (1 − s)V   (reset="zero")
+
+    where V is the membrane potential, I = W∗x + b the current of this time step, s the spikes (0 or 1), all of shape
+    `(batch, *neurons)`; α = exp(−1/τ) is the leak in one step (1 for τ = ∞).
+
+    Args:
+        threshold: θ.
+        tau: τ, membrane time constant in time steps.
+        reset: "subtract" keeps the rest of the potential, "zero" throws it away (and with it accuracy).
+        initial_potential: V(0) in units of θ; 0.5 turns the rounding down of spike counts into rounding to nearest.
+    """
+
+    State = NeuronState
+
+    def __init__(self, synapse=(), threshold=1.0, tau=float("inf"), reset="subtract", initial_potential=0.0, **kwargs):
+        super().__init__(synapse, **kwargs)
+        if reset not in RESETS:
+            raise ValueError(f"reset must be one of {RESETS}. Received: reset={reset!r}")
+        if not 0 <= initial_potential < 1:
+            raise ValueError(
+                "initial_potential is V(0) in units of the threshold and must lie in [0, 1). "
+                f"Received: initial_potential={initial_potential}"
+            )
+        self.threshold = check_threshold(threshold)
+        self.tau = float(tau)
+        self.alpha = decay(tau)
+        self.reset = reset
+        self.initial_potential = float(initial_potential)
+
+    def get_initial_state(self, batch_size):
+        return NeuronState(self.zeros(batch_size) + self.initial_potential * self.threshold)
+
+    def step(self, current, state):
+        potential = self.with_bias(current)
+        potential += state.potential if self.alpha == 1 else self.alpha * state.potential
+        spikes = spike(potential / self.threshold - 1)
+        if self.reset == "subtract":
+            potential -= self.threshold * spikes
+        else:
+            potential *= 1 - spikes
+        return spikes, NeuronState(potential)
+
+    def get_config(self):
+        own = {key: getattr(self, key) for key in ("threshold", "tau", "reset", "initial_potential")}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
+class LifNeuronCellConv2D(LifNeuronCell):
+    """`LifNeuronCell` on feature maps (rows, columns, channels)."""
+
+    neuron_rank = 3
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
+class LifNeuronCellMaxPool2D(MaxPoolCell):
+    """Max pooling that is exact on spike counts; see `MaxPoolCell`."""
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
+class IntegratorNeuronCell(SpikingCell):
+    """The read-out: neurons that integrate and never fire.
+
+        V ← V + I   (after the first `readout_delay` steps),   output = activation(V/(t − readout_delay))
+
+    in the ANN's units at every step t, so the last one is the result.
+
+    Args:
+        activation: the ANN's last activation, a Keras name; "linear" for none.
+        readout_delay: number of first steps to ignore, while the spikes have not come through yet.
+    """
+
+    State = IntegratorState
+
+    def __init__(self, synapse=(), activation="linear", readout_delay: int = 0, **kwargs):
+        super().__init__(synapse, **kwargs)
+        self.activation = keras.activations.get(activation)
+        self.readout_delay = int(readout_delay)
+
+    def get_initial_state(self, batch_size):
+        return IntegratorState(self.zeros(batch_size), self.zeros(batch_size, (1,) * len(self.current_shape)))
+
+    def step(self, current, state):
+        time = state.time + 1
+        current = self.with_bias(current)
+        if self.readout_delay:
+            current *= tf.cast(time > self.readout_delay, current.dtype)
+        potential = state.potential + current
+        output = self.activation(potential / tf.maximum(time - self.readout_delay, 1))
+        return output, IntegratorState(potential, time)
+
+    def get_config(self):
+        activation = keras.activations.serialize(self.activation)
+        return {**super().get_config(), "activation": activation, "readout_delay": self.readout_delay}
+
+
+def input_layer(settings, preprocessing, input_maximum):
+    coding = settings["input_coding"]
+    if coding not in INPUT_CODINGS:
+        raise ValueError(f"input_coding must be one of {INPUT_CODINGS}. Received: input_coding={coding!r}")
+    common = {"timesteps": settings["timesteps"], "preprocessing": preprocessing, "name": "input_spikes"}
+    if coding == "poisson":
+        return PoissonSpikes(max_rate=settings["max_rate"], scale=input_maximum, seed=settings["seed"], **common)
+    return ConstantCurrent(**common)
+
+
+def readout_options(settings, depth):
+    delay, timesteps = settings["readout_delay"], settings["timesteps"]
+    if not 0 <= delay < timesteps:
+        raise ValueError(
+            "readout_delay is the number of first steps that the read-out ignores and must lie in [0, timesteps). "
+            f"Received: readout_delay={delay} with timesteps={timesteps}"
+        )
+    return {"readout_delay": delay}
+
+
+ENCODING = Encoding(
+    name="rate",
+    summary="spike counts; accurate at any depth, many spikes",
+    timesteps=100,
+    threshold=1.0,
+    options={
+        "tau": float("inf"),
+        "reset": "subtract",
+        "initial_potential": 0.0,
+        "readout_delay": 0,
+        "input_coding": "current",
+        "max_rate": 1.0,
+        "seed": 0,
+    },
+    neuron=LifNeuronCell,
+    neuron_conv2d=LifNeuronCellConv2D,
+    max_pool=LifNeuronCellMaxPool2D,
+    integrator=IntegratorNeuronCell,
+    input_layer=input_layer,
+    neuron_options=lambda settings, index: {
+        key: settings[key] for key in ("threshold", "tau", "reset", "initial_potential")
+    },
+    integrator_options=readout_options,
+    spike_value=lambda settings: settings["threshold"],
+    input_value=lambda settings, input_maximum: (
+        input_maximum / settings["max_rate"] if settings["input_coding"] == "poisson" else 1.0
+    ),
+    signed_input=lambda settings: settings["input_coding"] == "current",
+    activity=lambda counts, times, settings: counts * (settings["threshold"] / settings["timesteps"]),
+    simulate=simulate_clock,
+)

@@ -1,0 +1,105 @@
+"""The clock-driven simulation: one loop, time outermost, all layers stepped inside one `tf.while_loop`.
+
+Memory does not grow with the number of time steps: what is alive is the state of every cell and, where asked for,
+spike counts and first spike times, one number a neuron.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# What a simulation can record beside its output.
+SPIKE_COUNTS = "spike_counts"
+FIRST_SPIKE_TIMES = "first_spike_times"
+RASTERS = "rasters"
+READOUTS = "readouts"
+RECORDS = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, READOUTS)
+
+
+class Simulation(NamedTuple):
+    """What a simulation returns; what was not asked for is an empty tuple.
+
+    Attributes:
+        output: class scores when the simulation ends, `(batch, classes)`.
+        spike_counts: per hidden layer, spikes of each neuron, `(batch, …)`.
+        first_spike_times: per hidden layer, time step (from 1) of the first spike, 0 for none, `(batch, …)`.
+        rasters: per hidden layer, what was emitted at each step, `(T, batch, …)`. Memory grows with T.
+        readouts: the output after each step, `(T, batch, classes)`.
+    """
+
+    output: tf.Tensor
+    spike_counts: tuple[tf.Tensor, ...] = ()
+    first_spike_times: tuple[tf.Tensor, ...] = ()
+    rasters: tuple[tf.Tensor, ...] = ()
+    readouts: tf.Tensor | tuple = ()
+
+
+def check_record(record: Sequence[str]) -> tuple[str, ...]:
+    """`record` in canonical order, once every name in it is known."""
+    unknown = [name for name in record if name not in RECORDS]
+    if unknown or isinstance(record, str):
+        raise ValueError(f"record is a sequence of names out of {RECORDS}. Received: record={record!r}")
+    return tuple(name for name in RECORDS if name in record)
+
+
+def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] = ()) -> Simulation:
+    """Steps all cells through all time steps, in one loop.
+
+    Args:
+        layers: the input layer, then the `SpikingRNN` layers, the integrator last.
+        images: `(batch, …)`, the same images the ANN takes.
+        record: names out of `RECORDS`.
+
+    Returns:
+        The output and what was asked for. Equal to calling the layers one after another as stock Keras does.
+    """
+    source, cells = layers[0], [layer.cell for layer in layers[1:]]
+    hidden = cells[:-1]
+    batch = tf.shape(images)[0]
+    timesteps = source.timesteps
+    first_current = source.first_current(images, cells[0].synapse)
+
+    dtype = cells[-1].compute_dtype
+    rasters, readouts = (), ()
+    if RASTERS in record:
+        rasters = tuple(
+            tf.TensorArray(dtype, timesteps, element_shape=(None, *cell.neurons_shape)) for cell in hidden
+        )
+    if READOUTS in record:
+        readouts = tf.TensorArray(dtype, timesteps, element_shape=(None, *cells[-1].neurons_shape))
+
+    def per_neuron(name):
+        return tuple(cell.zeros(batch, cell.neurons_shape) for cell in hidden) if name in record else ()
+
+    def step(t, output, states, counts, times, rasters, readouts):
+        x, new_states, spikes = None, [], []
+        for cell, state in zip(cells, states, strict=True):
+            current = first_current(t) if x is None else cell.synapse(x)
+            x, state = cell.step(current, state)
+            new_states.append(state)
+            spikes.append(cell.spikes_of(x))
+        now = tf.cast(t + 1, dtype)
+        counts = tuple(count + s for count, s in zip(counts, spikes[:-1], strict=False))
+        times = tuple(
+            tf.where((time == 0) & (s > 0), now, time) for time, s in zip(times, spikes[:-1], strict=False)
+        )
+        rasters = tuple(raster.write(t, s) for raster, s in zip(rasters, spikes[:-1], strict=False))
+        readouts = readouts.write(t, x) if READOUTS in record else ()
+        return t + 1, x, tuple(new_states), counts, times, rasters, readouts
+
+    start = (
+        tf.constant(0),
+        cells[-1].zeros(batch, cells[-1].neurons_shape),
+        tuple(cell.get_initial_state(batch) for cell in cells),
+        per_neuron(SPIKE_COUNTS),
+        per_neuron(FIRST_SPIKE_TIMES),
+        rasters,
+        readouts,
+    )
+    # maximum_iterations is what lets XLA bound the loop and gradients run through it.
+    _, output, _, counts, times, rasters, readouts = tf.while_loop(
+        lambda t, *_: t < timesteps, step, start, maximum_iterations=timesteps
+    )
+    rasters = tuple(raster.stack() for raster in rasters)
+    return Simulation(output, counts, times, rasters, readouts.stack() if READOUTS in record else ())

@@ -1,0 +1,155 @@
+"""Time to first spike: a neuron fires once at most, and the earlier the larger its activity.
+
+Rueckauer & Liu (2018), Conversion of analog to spiking neural networks using sparse temporal coding, the base method.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, decay, spike
+from spiking.encoding import Encoding
+from spiking.layers import PACKAGE, SingleEvent
+from spiking.simulation import simulate_clock
+
+
+class NeuronState(NamedTuple):
+    """`current`: synaptic current g; `potential`: V; `fired`: 1 once the neuron has fired. Each `(batch, …)`."""
+
+    current: tf.Tensor
+    potential: tf.Tensor
+    fired: tf.Tensor
+
+
+class IntegratorState(NamedTuple):
+    """`current`: g, `potential`: V, both `(batch, classes)`; `time`: steps so far, `(batch, 1, …)`."""
+
+    current: tf.Tensor
+    potential: tf.Tensor
+    time: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
+class LifNeuronCell(SpikingCell):
+    """Neurons that fire once, on currents that stay on.
+
+        g ← g + W∗x,   V ← αV + g + b,   s = [V ≥ θ]·[has not fired]
+
+    where x are the spikes of this time step, g the synaptic current they have switched on so far, V the membrane
+    potential, s the spikes, all of shape `(batch, *neurons)`; α = exp(−1/τ), 1 for τ = ∞. After its spike a neuron is
+    silent for ever. In continuous time and without leak it fires at t_i = (θ + Σ w_ij t_j)/(Σ w_ij + b_i), the sums
+    over the inputs j that came before t_i (Rueckauer & Liu 2018, eq. 4).
+
+    A neuron decides on what has arrived so far: one that crosses its threshold before its late, negative inputs come
+    stays wrong. So this code is not equal to the ReLU network, not even in continuous time, and its error grows with
+    depth.
+
+    Args:
+        threshold: θ.
+        tau: τ, membrane time constant in time steps.
+    """
+
+    State = NeuronState
+
+    def __init__(self, synapse=(), threshold=1.0, tau=float("inf"), **kwargs):
+        super().__init__(synapse, **kwargs)
+        self.threshold = check_threshold(threshold)
+        self.tau = float(tau)
+        self.alpha = decay(tau)
+
+    def get_initial_state(self, batch_size):
+        return NeuronState(self.zeros(batch_size), self.zeros(batch_size), self.zeros(batch_size))
+
+    def step(self, current, state):
+        current = state.current + current
+        potential = self.with_bias(current)
+        potential += state.potential if self.alpha == 1 else self.alpha * state.potential
+        spikes = spike(potential / self.threshold - 1) * (1 - state.fired)
+        return spikes, NeuronState(current, potential, state.fired + spikes)
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold, "tau": self.tau}
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
+class LifNeuronCellConv2D(LifNeuronCell):
+    """`LifNeuronCell` on feature maps (rows, columns, channels)."""
+
+    neuron_rank = 3
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
+class LifNeuronCellMaxPool2D(MaxPoolCell):
+    """The first spike of each window passes (the latest where `sign` is −1); see `MaxPoolCell`."""
+
+
+@keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
+class IntegratorNeuronCell(SpikingCell):
+    """The read-out: neurons that integrate the currents and never fire.
+
+        g ← g + W∗x,   V ← V + g + b,   output = activation(V/t)
+
+    Good for ranking the classes; not in the ANN's units, because the spikes of a layer come late by the time its
+    inputs took.
+
+    Args:
+        activation: the ANN's last activation, a Keras name; "linear" for none.
+    """
+
+    State = IntegratorState
+
+    def __init__(self, synapse=(), activation="linear", **kwargs):
+        super().__init__(synapse, **kwargs)
+        self.activation = keras.activations.get(activation)
+
+    def get_initial_state(self, batch_size):
+        time = self.zeros(batch_size, (1,) * len(self.current_shape))
+        return IntegratorState(self.zeros(batch_size), self.zeros(batch_size), time)
+
+    def step(self, current, state):
+        time = state.time + 1
+        current = state.current + current
+        potential = state.potential + self.with_bias(current)
+        return self.activation(potential / time), IntegratorState(current, potential, time)
+
+    def get_config(self):
+        return {**super().get_config(), "activation": keras.activations.serialize(self.activation)}
+
+
+def received_activity(counts, times, settings):
+    """The share of the simulation during which the receiver was supplied: (T − t + 1)/T, 0 for silent neurons."""
+    return tf.where(times > 0, (settings["timesteps"] + 1 - times) / settings["timesteps"], 0)
+
+
+def silent_when_deep(settings, depth):
+    """A layer needs about θ steps to reach its threshold, so T/θ layers is all there is time for."""
+    reach = settings["timesteps"] / settings["threshold"]
+    if depth <= reach:
+        return []
+    return [
+        f"{depth} layers of neurons need about threshold={settings['threshold']:g} time steps each, but "
+        f"timesteps={settings['timesteps']} is enough for {reach:.0f}: the last layers will stay silent. Take more "
+        "time steps, a lower threshold, or another encoding."
+    ]
+
+
+ENCODING = Encoding(
+    name="ttfs",
+    summary="time to first spike, base method; at most one spike a neuron, loses accuracy with depth",
+    timesteps=120,
+    threshold=10.0,
+    options={"tau": float("inf")},
+    neuron=LifNeuronCell,
+    neuron_conv2d=LifNeuronCellConv2D,
+    max_pool=LifNeuronCellMaxPool2D,
+    integrator=IntegratorNeuronCell,
+    input_layer=lambda settings, preprocessing, input_maximum: SingleEvent(
+        timesteps=settings["timesteps"], preprocessing=preprocessing, name="input_spikes"
+    ),
+    neuron_options=lambda settings, index: {"threshold": settings["threshold"], "tau": settings["tau"]},
+    integrator_options=lambda settings, depth: {},
+    activity=received_activity,
+    simulate=simulate_clock,
+    remarks=silent_when_deep,
+)
