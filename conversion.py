@@ -76,9 +76,16 @@ class FoldedNetwork:
     preprocessing: list
     stages: list[Stage]
     report: list[dict] = field(default_factory=list)
+    functions: dict = field(default_factory=dict, repr=False)
 
     def function(self, dtype: str = "float32", every_stage: bool = False) -> Callable:
         """The folded network as a `tf.function` from images to scores, or to a list with what each stage gives."""
+        key = (dtype, every_stage)
+        if key not in self.functions:
+            self.functions[key] = self._function(dtype, every_stage)
+        return self.functions[key]
+
+    def _function(self, dtype, every_stage):
         before, shape = [], self.input_shape
         for layer in self.preprocessing:
             before.append(copy_layer(layer, shape, dtype))
@@ -727,7 +734,7 @@ def ann_and_snn_activations_per_layer(ann, snn: SpikingSequential, images) -> di
     return {name: tuple(np.concatenate([part[name][k] for part in parts]) for k in (0, 1)) for name in parts[0]}
 
 
-def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -> Iterator[tuple]:
     """Checked batches of (images, labels).
 
     Args:
