@@ -485,3 +485,25 @@ def snn_accuracy_per_timestep(snn: SpikingSequential, images, labels=None, batch
         right = right + np.sum(readouts.argmax(-1) == y, axis=1)
         total += len(y)
     return right / total
+
+
+def snn_activation_analysis(
+    snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE
+) -> spiking.statistics.Analysis:
+    """Spikes, first spike times, operations, energy and, with labels, accuracy, in one pass over the images.
+
+    Args:
+        snn: the spiking network.
+        images: array `(images, …)`, or a batched `tf.data.Dataset` of (images, labels); without labels anything that
+            `calibration` may be.
+        labels: class numbers `(images,)`; None for none, or if the dataset holds them.
+    """
+    if labels is not None or _holds_labels(images):
+        batches = labelled_batches(snn, images, labels, batch_size)
+    else:
+        batches = ((batch, None) for batch in image_batches(images, snn.input_shape[1:], "images", batch_size))
+    return analyse(snn, batches)
+
+
+def _holds_labels(data) -> bool:
+    return isinstance(data, tf.data.Dataset) and isinstance(data.element_spec, tuple) and len(data.element_spec) == 2

@@ -6,7 +6,8 @@ A cell is what `SpikingRNN` steps through time. It has two parts:
 * `step(current, state) -> (spikes, state)`: the neuron, pure. Everything that changes in time is in `state`.
 
 The bias is a weight of the cell: a vector over the channels, or a map where zero padding makes it depend on the
-position. The codes (`rate.py`, `ttfs.py`, …) supply `State`, `get_initial_state` and `step`, nothing else.
+position. `current(x)` is what enters `step`: W∗x + b, or W∗x in codes that keep the bias in their initial state. The
+codes (`rate.py`, `ttfs.py`, …) supply `State`, `get_initial_state` and `step`.
 """
 
 import math
@@ -16,22 +17,26 @@ import keras
 import tensorflow as tf
 
 
-@tf.custom_gradient
-def spike(distance: tf.Tensor) -> tf.Tensor:
+def spike(potential: tf.Tensor, threshold) -> tf.Tensor:
     """1 where the membrane potential has reached the threshold, else 0, with a surrogate derivative.
 
     Args:
-        distance: (V − θ)/θ, any shape.
+        potential: V, any shape.
+        threshold: θ, a number or a tensor that broadcasts to it.
 
     Returns:
-        0 or 1, shape and type of `distance`. Backward, the derivative of the step function is replaced by that of a
-        fast sigmoid, 1/(1 + |distance|)² (Zenke & Ganguli 2018, SuperSpike, eq. 6, with slope 1 in units of θ).
+        0 or 1, shape and type of `potential`. Backward, the derivative of the step function is replaced by that of a
+        fast sigmoid, 1/(1 + |V/θ − 1|)²/θ (Zenke & Ganguli 2018, SuperSpike, eq. 6, with slope 1 in units of θ).
     """
 
-    def gradient(upstream):
-        return upstream / tf.square(1 + tf.abs(distance))
+    @tf.custom_gradient
+    def fire(v):
+        def gradient(upstream):
+            return upstream / (threshold * tf.square(1 + tf.abs(v / threshold - 1)))
 
-    return tf.cast(distance >= 0, distance.dtype), gradient
+        return tf.cast(v >= threshold, v.dtype), gradient
+
+    return fire(potential)
 
 
 def decay(tau: float) -> float:
@@ -120,17 +125,21 @@ class SpikingCell(keras.layers.Layer):
         """One time step of the neurons: `(current, state) -> (spikes, state)`. Pure."""
         raise TypeError(f"{type(self).__name__} defines no neuron: use a cell of one of the encodings.")
 
-    def call(self, inputs, states):
-        output, state = self.step(self.synapse(inputs), self.State(*states))
-        return output, tuple(state)
-
-    def with_bias(self, current: tf.Tensor) -> tf.Tensor:
-        """The current of one time step with the bias added."""
+    def current(self, x: Any) -> Any:
+        """The current of one time step, W∗x + b."""
+        current = self.synapse(x)
+        if self.bias_kind == "vector":
+            return tf.nn.bias_add(current, tf.convert_to_tensor(self.bias))  # fused into the kernel by TensorFlow
         return current if self.bias is None else current + self.bias
 
-    def zeros(self, batch_size, shape: tuple[int, ...] | None = None) -> tf.Tensor:
-        """A state field of zeros, one value a neuron unless `shape` says otherwise."""
-        return tf.zeros((batch_size, *(self.current_shape if shape is None else shape)), self.compute_dtype)
+    def call(self, inputs, states):
+        output, state = self.step(self.current(inputs), self.State(*states))
+        return output, tuple(state)
+
+    def filled(self, batch_size, value=0.0, shape: tuple[int, ...] | None = None) -> tf.Tensor:
+        """A state field, `value` in every neuron; `shape` for fields that are not one value a neuron."""
+        shape = (batch_size, *(self.current_shape if shape is None else shape))
+        return tf.broadcast_to(tf.cast(value, self.compute_dtype), shape)
 
     def spikes_of(self, output: tf.Tensor) -> tf.Tensor:
         """The spikes in what `step` returned; codes with a second stream pick theirs."""
@@ -190,7 +199,7 @@ class MaxPoolCell(SpikingCell):
         return self.pooled_shape
 
     def get_initial_state(self, batch_size):
-        return PoolState(self.zeros(batch_size), self.zeros(batch_size, self.pooled_shape))
+        return PoolState(self.filled(batch_size), self.filled(batch_size, shape=self.pooled_shape))
 
     def step(self, current, state):
         received = state.received + current

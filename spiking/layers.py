@@ -46,10 +46,10 @@ class SpikingInput(keras.layers.Layer):
         """The input in time step t (from 0), for a preprocessed image."""
         raise TypeError(f"{type(self).__name__} codes nothing: use an input layer of one of the encodings.")
 
-    def first_current(self, images: tf.Tensor, synapse: Callable) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The current of the first layer as a function of the time step."""
+    def first_current(self, images: tf.Tensor, current: Callable) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The first cell's `current` as a function of the time step; what is constant is computed once."""
         image = self.preprocess(images)
-        return lambda t: synapse(self.at_step(image, t))
+        return lambda t: current(self.at_step(image, t))
 
     def call(self, images):
         image = self.preprocess(images)
@@ -85,21 +85,21 @@ class ConstantCurrent(SpikingInput):
     def at_step(self, image, t):
         return image
 
-    def first_current(self, images, synapse):
-        current = synapse(self.preprocess(images))
-        return lambda t: current
+    def first_current(self, images, current):
+        constant = current(self.preprocess(images))
+        return lambda t: constant
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SingleEvent(SpikingInput):
-    """The image as one graded event in the first time step."""
+    """The image as one graded event in the first time step, for cells whose `current` is linear."""
 
     def at_step(self, image, t):
         return image * tf.cast(t == 0, image.dtype)
 
-    def first_current(self, images, synapse):
-        current = synapse(self.preprocess(images))
-        return lambda t: current * tf.cast(t == 0, current.dtype)
+    def first_current(self, images, current):
+        event = current(self.preprocess(images))
+        return lambda t: event * tf.cast(t == 0, event.dtype)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

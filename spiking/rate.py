@@ -65,14 +65,14 @@ class LifNeuronCell(SpikingCell):
         self.initial_potential = float(initial_potential)
 
     def get_initial_state(self, batch_size):
-        return NeuronState(self.zeros(batch_size) + self.initial_potential * self.threshold)
+        return NeuronState(self.filled(batch_size, self.initial_potential * self.threshold))
 
     def step(self, current, state):
-        potential = self.with_bias(current)
-        potential += state.potential if self.alpha == 1 else self.alpha * state.potential
-        spikes = spike(potential / self.threshold - 1)
+        kept = state.potential if self.alpha == 1 else self.alpha * state.potential
+        potential = kept + current
+        spikes = spike(potential, self.threshold)
         if self.reset == "subtract":
-            potential -= self.threshold * spikes
+            potential -= spikes if self.threshold == 1 else self.threshold * spikes
         else:
             potential *= 1 - spikes
         return spikes, NeuronState(potential)
@@ -115,11 +115,11 @@ class IntegratorNeuronCell(SpikingCell):
         self.readout_delay = int(readout_delay)
 
     def get_initial_state(self, batch_size):
-        return IntegratorState(self.zeros(batch_size), self.zeros(batch_size, (1,) * len(self.current_shape)))
+        time = self.filled(batch_size, shape=(1,) * len(self.current_shape))
+        return IntegratorState(self.filled(batch_size), time)
 
     def step(self, current, state):
         time = state.time + 1
-        current = self.with_bias(current)
         if self.readout_delay:
             current *= tf.cast(time > self.readout_delay, current.dtype)
         potential = state.potential + current

@@ -58,7 +58,7 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
     hidden = cells[:-1]
     batch = tf.shape(images)[0]
     timesteps = source.timesteps
-    first_current = source.first_current(images, cells[0].synapse)
+    first_current = source.first_current(images, cells[0].current)
 
     dtype = cells[-1].compute_dtype
     rasters, readouts = (), ()
@@ -70,12 +70,12 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
         readouts = tf.TensorArray(dtype, timesteps, element_shape=(None, *cells[-1].neurons_shape))
 
     def per_neuron(name):
-        return tuple(cell.zeros(batch, cell.neurons_shape) for cell in hidden) if name in record else ()
+        return tuple(cell.filled(batch, shape=cell.neurons_shape) for cell in hidden) if name in record else ()
 
     def step(t, output, states, counts, times, rasters, readouts):
         x, new_states, spikes = None, [], []
         for cell, state in zip(cells, states, strict=True):
-            current = first_current(t) if x is None else cell.synapse(x)
+            current = first_current(t) if x is None else cell.current(x)
             x, state = cell.step(current, state)
             new_states.append(state)
             spikes.append(cell.spikes_of(x))
@@ -90,7 +90,7 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
 
     start = (
         tf.constant(0),
-        cells[-1].zeros(batch, cells[-1].neurons_shape),
+        cells[-1].filled(batch, shape=cells[-1].neurons_shape),
         tuple(cell.get_initial_state(batch) for cell in cells),
         per_neuron(SPIKE_COUNTS),
         per_neuron(FIRST_SPIKE_TIMES),

@@ -30,14 +30,19 @@ class IntegratorState(NamedTuple):
     time: tf.Tensor
 
 
+def initial_current(cell: SpikingCell, batch_size) -> tf.Tensor:
+    """g(0) = b: the bias is a current that is on from the start."""
+    return cell.filled(batch_size, 0.0 if cell.bias is None else cell.bias)
+
+
 @keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
 class LifNeuronCell(SpikingCell):
     """Neurons that fire once, on currents that stay on.
 
-        g ← g + W∗x,   V ← αV + g + b,   s = [V ≥ θ]·[has not fired]
+        g ← g + W∗x,   g(0) = b,   V ← αV + g,   s = [V ≥ θ]·[has not fired]
 
-    where x are the spikes of this time step, g the synaptic current they have switched on so far, V the membrane
-    potential, s the spikes, all of shape `(batch, *neurons)`; α = exp(−1/τ), 1 for τ = ∞. After its spike a neuron is
+    where x are the spikes of this time step, g the current that is on so far, from the start that of the bias b, V the
+    membrane potential, s the spikes, all of shape `(batch, *neurons)`; α = exp(−1/τ), 1 for τ = ∞. After its spike a neuron is
     silent for ever. In continuous time and without leak it fires at t_i = (θ + Σ w_ij t_j)/(Σ w_ij + b_i), the sums
     over the inputs j that came before t_i (Rueckauer & Liu 2018, eq. 4).
 
@@ -59,13 +64,14 @@ class LifNeuronCell(SpikingCell):
         self.alpha = decay(tau)
 
     def get_initial_state(self, batch_size):
-        return NeuronState(self.zeros(batch_size), self.zeros(batch_size), self.zeros(batch_size))
+        return NeuronState(initial_current(self, batch_size), self.filled(batch_size), self.filled(batch_size))
+
+    current = SpikingCell.synapse
 
     def step(self, current, state):
         current = state.current + current
-        potential = self.with_bias(current)
-        potential += state.potential if self.alpha == 1 else self.alpha * state.potential
-        spikes = spike(potential / self.threshold - 1) * (1 - state.fired)
+        potential = current + (state.potential if self.alpha == 1 else self.alpha * state.potential)
+        spikes = spike(potential, self.threshold) * (1 - state.fired)
         return spikes, NeuronState(current, potential, state.fired + spikes)
 
     def get_config(self):
@@ -88,7 +94,7 @@ class LifNeuronCellMaxPool2D(MaxPoolCell):
 class IntegratorNeuronCell(SpikingCell):
     """The read-out: neurons that integrate the currents and never fire.
 
-        g ← g + W∗x,   V ← V + g + b,   output = activation(V/t)
+        g ← g + W∗x,   g(0) = b,   V ← V + g,   output = activation(V/t)
 
     Good for ranking the classes; not in the ANN's units, because the spikes of a layer come late by the time its
     inputs took.
@@ -104,13 +110,15 @@ class IntegratorNeuronCell(SpikingCell):
         self.activation = keras.activations.get(activation)
 
     def get_initial_state(self, batch_size):
-        time = self.zeros(batch_size, (1,) * len(self.current_shape))
-        return IntegratorState(self.zeros(batch_size), self.zeros(batch_size), time)
+        time = self.filled(batch_size, shape=(1,) * len(self.current_shape))
+        return IntegratorState(initial_current(self, batch_size), self.filled(batch_size), time)
+
+    current = SpikingCell.synapse
 
     def step(self, current, state):
         time = state.time + 1
         current = state.current + current
-        potential = state.potential + self.with_bias(current)
+        potential = state.potential + current
         return self.activation(potential / time), IntegratorState(current, potential, time)
 
     def get_config(self):
