@@ -18,15 +18,15 @@ import tensorflow as tf
 from keras import layers as kl
 
 import spiking
-from spiking.calibration import Histogram, check_percentile
+from spiking.calibration import METHODS, Histogram, check_percentile
+from spiking.encoding import check_choice
 from spiking.folding import ConversionError, FoldedNetwork, Reader
 from spiking.layers import SpikingRNN, SpikingSequential
 from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
-from spiking.synapses import copy_layer
+from spiking.statistics import Analysis, analyse
 
 logger = logging.getLogger(__name__)
 
-INPUT_NAME = "input_spikes"
 BATCH_SIZE = 100
 
 
@@ -99,11 +99,11 @@ def _activation(layer, reader):
 
 @converts(kl.ReLU)
 def _relu(layer, reader):
-    for attribute in ("negative_slope", "threshold"):
-        value = getattr(layer, attribute)
-        if value:
-            raise reader.source.refuse(f"{attribute}={float(value)}", "Take keras.layers.ReLU() without it.")
-    reader.rectify(None if layer.max_value is None else float(layer.max_value))
+    if layer.negative_slope:
+        raise reader.source.refuse(f"negative_slope={float(layer.negative_slope)}", "Spikes stand for values ≥ 0.")
+    if layer.threshold < 0:
+        raise reader.source.refuse(f"threshold={float(layer.threshold)}", "It must not be negative.")
+    reader.rectify(None if layer.max_value is None else float(layer.max_value), float(layer.threshold))
 
 
 @converts(kl.Softmax)
@@ -179,21 +179,36 @@ def image_batches(data, input_shape, what: str = "calibration", batch_size: int 
         raise ValueError(f"{what} needs at least one image. Received: none.")
 
 
-def calibrate(folded: FoldedNetwork, calibration, percentile: float) -> tuple[float, list[np.ndarray]]:
-    """λ of the input and of each hidden stage: percentiles of the activations over the calibration images.
+def calibrate(
+    folded: FoldedNetwork,
+    calibration,
+    method: str = "percentile",
+    *,
+    percentile: float = 99.9,
+    per_channel: bool = False,
+    levels: int = 100,
+) -> tuple[float, list[np.ndarray]]:
+    """λ of the input and of each hidden stage, from the activations over the calibration images.
 
     Args:
         folded: the folded network.
         calibration: images of the training set, as `image_batches` takes them; read once, in constant memory.
+        method: "percentile", "max" or "mse" (least mean square error of the rounding to `levels`).
         percentile: in (0, 100].
+        per_channel: λ per channel instead of per layer.
+        levels: number of levels above 0 that a spike train can express.
 
     Returns:
-        The largest |input|, and λ per stage (scalars as arrays of shape ()); the read-out's is 1. Max pooling stages
-        have the λ of the neurons they pool; a stage that stays silent gets 1.
+        The largest |input|, and λ per stage, arrays of shape () or (channels,); the read-out's is 1. Max pooling stages
+        have the λ of the neurons they pool; a channel that stays silent gets the mean of the others, or 1.
     """
+    check_choice("normalisation", method, METHODS)
     check_percentile(percentile)
     run = folded.function(every_stage=True)
-    histograms = [Histogram() if stage.holds_neurons else None for stage in folded.stages]
+    histograms = [
+        Histogram(stage.output_shape[-1] if per_channel else 1) if stage.holds_neurons else None
+        for stage in folded.stages
+    ]
     largest = 0.0
     for images in image_batches(calibration, folded.input_shape):
         largest = max(largest, float(np.abs(images).max()))
@@ -203,14 +218,13 @@ def calibrate(folded: FoldedNetwork, calibration, percentile: float) -> tuple[fl
     scales, current = [], np.array(1.0)
     for stage, histogram in zip(folded.stages, histograms, strict=True):
         if histogram:
-            current = histogram.percentile(percentile)[0]
-            if current <= 0:
-                current = histogram.maximum[0] or 1.0
-                logger.warning(
-                    "Layer '%s' is silent on %g%% of the calibration values; its scale is its maximum, %g.",
-                    stage.name, percentile, current,
-                )  # fmt: skip
-        scales.append(np.array(current if stage is not folded.stages[-1] else 1.0))
+            current = histogram.scale(method, percentile, levels)
+            heard = current[current > 0]
+            if not len(heard):
+                logger.warning("Layer '%s' stays silent on all calibration images.", stage.name)
+            current = np.where(current > 0, current, heard.mean() if len(heard) else 1.0)
+            current = current if per_channel else current[0]
+        scales.append(np.asarray(current) if stage is not folded.stages[-1] else np.array(1.0))
     return largest or 1.0, scales
 
 
@@ -226,18 +240,23 @@ def convert_ann_to_snn(
     *,
     threshold: float | None = None,
     norm_percentile: float = 99.9,
+    normalisation: str | None = None,
+    per_channel: bool | None = None,
     **options,
 ) -> SpikingSequential:
     """Converts an ANN into a spiking network.
 
     Args:
-        ann: a built and trained `keras.Sequential`; it is left as it is.
+        ann: a built and trained `keras.Sequential`, or a functional model that is a plain chain; it is left as it is.
         calibration: images of the training set that set the scale of every layer: an array, a `tf.data.Dataset`, or a
             callable returning an iterator of batches.
         encoding: name of the temporal code, see `spiking.ENCODINGS`.
         timesteps: number of time steps; `None` for the code's own.
         threshold: firing threshold; `None` for the code's own.
         norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100].
+        normalisation: how full activity is chosen: "percentile", "max", or "mse" for the least mean square error at
+            this number of time steps; `None` for the code's own.
+        per_channel: full activity per channel, or per layer; `None` for the code's own.
         **options: further settings of the code, see `spiking.get_encoding(encoding).options`.
 
     Returns:
@@ -250,57 +269,85 @@ def convert_ann_to_snn(
     """
     code = spiking.get_encoding(encoding)
     settings = code.settings(timesteps, threshold, **options)
-    check_percentile(norm_percentile)
     folded = read(ann)
-    largest, scales = calibrate(folded, calibration, norm_percentile)
+    _check_clamps(folded, code)
+    largest, scales = calibrate(
+        folded,
+        calibration,
+        code.normalisation if normalisation is None else normalisation,
+        percentile=norm_percentile,
+        per_channel=code.per_channel if per_channel is None else per_channel,
+        levels=settings["timesteps"],
+    )
     if not code.signed_input(settings):
-        _refuse_negative(folded, calibration, encoding)
+        _refuse_negative(folded, calibration, code.name)
+    for remark in code.remarks(settings, folded.depth):
+        logger.warning("%s: %s", code.name, remark)
+    return assemble(folded, code, settings, largest, scales, name=f"{ann.name}_{code.name}")
 
-    depth = sum(stage.holds_neurons for stage in folded.stages)
-    for remark in code.remarks(settings, depth):
-        logger.warning("%s: %s", encoding, remark)
+
+def assemble(folded: FoldedNetwork, code, settings, input_maximum: float, scales, name: str) -> SpikingSequential:
+    """The spiking network of a folded one.
+
+    Args:
+        folded: the folded network.
+        code: the `Encoding`.
+        settings: what `code.settings` returned.
+        input_maximum: the largest |input|.
+        scales: λ per stage, as `calibrate` returns them.
+        name: of the model.
+    """
     dtype = keras.config.floatx()
-    shape = folded.input_shape
-    before = []
-    for layer in folded.preprocessing:
-        before.append(copy_layer(layer, shape, dtype))
-        shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
-    layers = [keras.Input(folded.input_shape), code.input_layer(settings, before, largest)]
-    unit = np.array(code.input_value(settings, largest))
-    index = 0
+    layers = [keras.Input(folded.input_shape, dtype=dtype)]
+    layers.append(code.input_layer(settings, folded.depth, folded.image_copies(dtype), input_maximum))
+    unit, index, biases, kept = np.array(code.input_value(settings, input_maximum)), 0, {}, []
     for stage, scale in zip(folded.stages, scales, strict=True):
         if stage.pool is not None:
-            synapse = stage.chain.copies(dtype)
-            cell = code.max_pool(synapse, pool=_fresh(stage.pool), sign=stage.sign)
+            pool = type(stage.pool).from_config({**stage.pool.get_config(), "dtype": dtype})
+            cell = code.max_pool(stage.chain.copies(dtype), pool=pool, sign=stage.sign)
         else:
+            if stage.ceiling is not None:  # full activity, θ in units of λ, must not exceed the ceiling
+                scale = np.minimum(scale, stage.ceiling / code.spike_value(settings))
             chain = stage.chain.rescaled(unit, scale)
             kind, bias = chain.compact_bias()
             common = {"synapse": chain.copies(dtype), "bias": kind}
             if stage.holds_neurons:
-                cell_type = code.neuron_conv2d if len(chain.shape) == 3 else code.neuron
-                cell = cell_type(**common, **code.neuron_options(settings, index))
+                own = code.neuron_options(settings, index)
+                if stage.clamp:
+                    own |= code.clamp_options(np.broadcast_to(stage.clamp / scale, stage.output_shape[-1:]).tolist())
+                cell = (code.neuron_conv2d if len(chain.shape) == 3 else code.neuron)(**common, **own)
                 unit = scale * code.spike_value(settings)
                 index += 1
             else:
-                cell = code.integrator(
-                    **common, activation=stage.activation, **code.integrator_options(settings, depth)
-                )
-            cell.build((None, *stage.chain.input_shape))
-            if kind:
-                cell.bias.assign(bias)
+                own = code.integrator_options(settings, folded.depth)
+                cell = code.integrator(**common, activation=stage.activation, **own)
+            biases[cell] = bias
+        kept.append(np.asarray(scale).tolist())
         layers.append(SpikingRNN(cell, return_sequences=stage is not folded.stages[-1], name=stage.name))
-    return SpikingSequential(
-        layers,
-        name=f"{ann.name}_{encoding}",
-        encoding=encoding,
-        settings=settings,
-        report=folded.report,
-        scales=[scale.tolist() for scale in scales[:-1]],
+    snn = SpikingSequential(
+        layers, name=name, encoding=code.name, settings=settings, report=folded.report, scales=kept[:-1]
     )
+    for cell, bias in biases.items():
+        if cell.bias is not None:
+            cell.bias.assign(bias)
+    return snn
 
 
-def _fresh(layer):
-    return type(layer).from_config(layer.get_config())
+def _check_clamps(folded, code):
+    neurons = [stage for stage in folded.stages if stage.holds_neurons]
+    clamped = [stage for stage in neurons if stage.clamp]
+    if clamped and code.clamp_options is None:
+        able = [name for name, other in spiking.ENCODINGS.items() if other.clamp_options]
+        raise ConversionError(
+            f"Layer '{clamped[0].name}' cannot be converted: its ReLU has threshold={clamped[0].clamp:g}, and neurons "
+            f"of the encoding {code.name!r} do not stay silent up to an activation. Take an encoding out of {able}."
+        )
+    if code.needs_clamp and len(clamped) < len(neurons):
+        logger.warning(
+            "%s is for ANNs trained with the clamped ReLU, keras.layers.ReLU(threshold=beta); %d of %d layers have "
+            "none, so their small activations are lost as late spikes.",
+            code.name, len(neurons) - len(clamped), len(neurons),
+        )  # fmt: skip
 
 
 def _refuse_negative(folded, calibration, encoding):
@@ -489,7 +536,7 @@ def snn_accuracy_per_timestep(snn: SpikingSequential, images, labels=None, batch
 
 def snn_activation_analysis(
     snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE
-) -> spiking.statistics.Analysis:
+) -> Analysis:
     """Spikes, first spike times, operations, energy and, with labels, accuracy, in one pass over the images.
 
     Args:

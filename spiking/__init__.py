@@ -3,12 +3,16 @@
 Importing this package registers its layers with Keras, so that saved networks load.
 """
 
-from spiking import rate, ttfs
+from spiking import rate, ttfs, ttfs_clamped, ttfs_dynthresh, ttfs_exact
 from spiking.encoding import Encoding
 from spiking.layers import SpikingRNN, SpikingSequential
 
 # The table of encodings: a new code is a module with an ENCODING and a line here.
-ENCODINGS = {encoding.name: encoding for encoding in (rate.ENCODING, ttfs.ENCODING)}
+ENCODINGS = {
+    module.ENCODING.name: module.ENCODING for module in (rate, ttfs, ttfs_dynthresh, ttfs_clamped, ttfs_exact)
+}
+# Names that older scripts use.
+ALIASES = {"ttfs_dynthresh": "ttfs_dyn_thresh"}
 
 
 def get_encoding(name: str) -> Encoding:
@@ -17,6 +21,7 @@ def get_encoding(name: str) -> Encoding:
     Raises:
         ValueError: there is none.
     """
+    name = ALIASES.get(name, name)
     if name not in ENCODINGS:
         raise ValueError(f"encoding must be one of {list(ENCODINGS)}. Received: encoding={name!r}")
     return ENCODINGS[name]

@@ -1,6 +1,8 @@
-"""Calibration: percentiles of activations, streamed in constant memory."""
+"""Calibration: the scale λ of a layer from its activations, streamed in constant memory."""
 
 import numpy as np
+
+METHODS = ("percentile", "max", "mse")
 
 OCTAVES = (-24, 24)
 BINS_PER_OCTAVE = 256
@@ -58,6 +60,32 @@ class Histogram:
             inside = (rank - cumulated[bin_ - 1]) / max(counts[bin_], 1)
             result[channel] = edges[bin_] + inside * (edges[bin_ + 1] - edges[bin_])
         return self.maximum.copy() if percent == 100 else np.minimum(result, self.maximum)
+
+
+    def scale(self, method: str, percent: float, levels: int) -> np.ndarray:
+        """λ by one of `METHODS`, one per channel; 0 for channels that are silent.
+
+        Args:
+            method: "percentile", "max", or "mse".
+            percent: for "percentile", in (0, 100].
+            levels: for "mse", the number of levels above 0 that a spike train can express.
+        """
+        if method == "mse":
+            return np.array([self._mse_scale(channel, levels) for channel in range(len(self.counts))])
+        scale = self.percentile(percent if method == "percentile" else 100)
+        return np.where(scale > 0, scale, self.maximum)
+
+    def _mse_scale(self, channel: int, levels: int) -> float:
+        """The ceiling θ that makes Δ·clip(⌊v/Δ + ½⌋, 0, N), Δ = θ/N, differ least from v in the mean square."""
+        filled = np.flatnonzero(self.counts[channel, 1:])
+        if not len(filled):
+            return 0.0
+        edges = self.edges()
+        values = (edges[filled] + np.minimum(edges[filled + 1], self.maximum[channel])) / 2
+        counts = self.counts[channel, 1 + filled]
+        candidates = self.maximum[channel] * np.linspace(0.1, 1, 181)[:, None]
+        quantised = np.clip(np.floor(values * (levels / candidates) + 0.5), 0, levels) * (candidates / levels)
+        return float(candidates[np.argmin(((quantised - values) ** 2) @ counts), 0])
 
 
 def check_percentile(percent: float) -> float:

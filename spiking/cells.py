@@ -112,8 +112,13 @@ class SpikingCell(keras.layers.Layer):
 
     @property
     def neurons_shape(self) -> tuple[int, ...]:
-        """Shape of what the cell emits for one sample, the batch axis left out."""
+        """Shape of the cell's spikes for one sample, the batch axis left out."""
         return self.current_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of what the cell emits for one sample: the spikes, and in some codes a second stream beside them."""
+        return self.neurons_shape
 
     def synapse(self, x: Any) -> Any:
         """W∗x, shape `(batch, *current_shape)`."""

@@ -22,6 +22,13 @@ def check_timesteps(timesteps: int) -> int:
     return number
 
 
+def check_choice(argument: str, value, choices: tuple[str, ...]):
+    """`value`, once it is known to be one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {choices}. Received: {argument}={value!r}")
+    return value
+
+
 def no_remarks(settings: Settings, depth: int) -> list[str]:
     """For codes with nothing to warn of."""
     return []
@@ -39,13 +46,19 @@ class Encoding:
         options: further settings this code understands, with their defaults.
         signed_input: `(settings) -> ` whether images may hold negative values.
         neuron, neuron_conv2d, max_pool, integrator: the cells.
-        input_layer: `(settings, preprocessing, input_maximum) -> SpikingInput`.
+        input_layer: `(settings, depth, preprocessing, input_maximum) -> SpikingInput`.
         neuron_options: `(settings, index) -> ` keyword arguments of the cell of the index-th layer of neurons.
         integrator_options: `(settings, depth) -> ` keyword arguments of the integrator behind `depth` layers.
         spike_value: `(settings) -> ` what one spike stands for at the receiver, in units of the sender's λ.
         input_value: `(settings, input_maximum) -> ` the same for a coded input of 1, in units of the image.
         activity: `(spike_counts, first_spike_times, settings) -> ` the activity in units of λ, same shape.
         simulate: `(layers, images, record) -> Simulation`, see `simulation.py`.
+        normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `calibration.py`).
+        per_channel: whether λ is chosen per channel by default, or per layer.
+        clamp_options: `(clamp) -> ` keyword arguments of neurons that stay silent up to an activation (ReLU's
+            `threshold`), in units of λ, one value per channel; None for codes that cannot.
+        needs_clamp: whether the ANN should have been trained with such a ReLU.
+        hidden_activation: `(beta) -> ` the activation to train the ANN's hidden layers with, as Keras takes it.
         remarks: `(settings, depth) -> ` warnings about settings that will not work at this depth.
     """
 
@@ -65,6 +78,11 @@ class Encoding:
     spike_value: Callable[[Settings], float] = lambda settings: 1.0
     input_value: Callable[[Settings, float], float] = lambda settings, input_maximum: 1.0
     signed_input: Callable[[Settings], bool] = lambda settings: True
+    normalisation: str = "percentile"
+    per_channel: bool = False
+    clamp_options: Callable | None = None
+    needs_clamp: bool = False
+    hidden_activation: Callable[[float], Any] = lambda beta: "relu"
     remarks: Callable[[Settings, int], list[str]] = no_remarks
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -86,9 +104,14 @@ class Encoding:
                 f"Received: {', '.join(f'{key}={options[key]!r}' for key in unknown)}. Leave these out, or take "
                 "another encoding."
             )
-        return {
+        settings = {
             "timesteps": check_timesteps(self.timesteps if timesteps is None else timesteps),
             "threshold": check_threshold(self.threshold if threshold is None else threshold),
             **self.options,
             **options,
         }
+        # The cells and the input layer check their own arguments: make one of each, before any work is done.
+        self.input_layer(settings, 1, [], 1.0)
+        self.neuron(**self.neuron_options(settings, 0))
+        self.integrator(**self.integrator_options(settings, 1))
+        return settings

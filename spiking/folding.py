@@ -42,6 +42,7 @@ class Stage:
         chain: the synapse and its bias.
         output_shape: of what the stage gives, without the batch axis.
         ceiling: neurons only: largest activation (ReLU's `max_value`), None for no limit.
+        clamp: neurons only: activations up to here are 0 (ReLU's `threshold`).
         pool, sign: max pooling only: the Keras layer, and +1 or −1 per channel (None: all +1).
         activation: the read-out only: the ANN's last activation.
     """
@@ -51,6 +52,7 @@ class Stage:
     output_shape: tuple[int, ...]
     holds_neurons: bool = False
     ceiling: float | None = None
+    clamp: float = 0.0
     pool: keras.layers.Layer | None = None
     sign: np.ndarray | None = None
     activation: Callable = keras.activations.linear
@@ -73,6 +75,19 @@ class FoldedNetwork:
     report: list[dict] = field(default_factory=list)
     functions: dict = field(default_factory=dict, repr=False)
 
+    @property
+    def depth(self) -> int:
+        """Number of layers of neurons."""
+        return sum(stage.holds_neurons for stage in self.stages)
+
+    def image_copies(self, dtype: str) -> list:
+        """Built copies of the layers that act on the image."""
+        copied, shape = [], self.input_shape
+        for layer in self.preprocessing:
+            copied.append(copy_layer(layer, shape, dtype))
+            shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
+        return copied
+
     def function(self, dtype: str = "float32", every_stage: bool = False) -> Callable:
         """The folded network as a `tf.function` from images to scores, or to a list with what each stage gives."""
         key = (dtype, every_stage)
@@ -81,10 +96,7 @@ class FoldedNetwork:
         return self.functions[key]
 
     def _function(self, dtype, every_stage):
-        before, shape = [], self.input_shape
-        for layer in self.preprocessing:
-            before.append(copy_layer(layer, shape, dtype))
-            shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
+        before = self.image_copies(dtype)
         synapses = [stage.chain.copies(dtype) for stage in self.stages]
         biases = [tf.constant(stage.chain.bias, dtype) for stage in self.stages]
 
@@ -98,7 +110,7 @@ class FoldedNetwork:
                     x = layer(x)
                 x = x + bias
                 if stage.holds_neurons:
-                    x = tf.nn.relu(x)
+                    x = tf.nn.relu(x) if not stage.clamp else tf.where(x > stage.clamp, x, 0)
                     x = x if stage.ceiling is None else tf.minimum(x, tf.cast(stage.ceiling, dtype))
                 elif stage.pool is not None:
                     x = signed_max_pool(stage.pool, x, stage.sign)
@@ -207,12 +219,13 @@ class Reader:
             self.image_layers.append((layer, self.chain.shape))
         self.chain.affine(*(np.broadcast_to(values, self.chain.shape).copy() for values in (scale, shift)))
 
-    def rectify(self, ceiling: float | None = None) -> None:
+    def rectify(self, ceiling: float | None = None, clamp: float = 0.0) -> None:
         """A ReLU ends a synapse: here are neurons."""
         self._nothing_final_before()
         self.source.result = self.source.result or "threshold of '{stage}'"
         waiting, self.waiting = self.waiting, []
-        self._close(Stage(self._stage_name(), self.chain, self.chain.shape, holds_neurons=True, ceiling=ceiling))
+        shape = self.chain.shape
+        self._close(Stage(self._stage_name(), self.chain, shape, holds_neurons=True, ceiling=ceiling, clamp=clamp))
         for pool in waiting:
             self._pool_stage(pool.source, Chain(pool.input_shape), pool.sign)
 

@@ -98,8 +98,12 @@ class SingleEvent(SpikingInput):
         return image * tf.cast(t == 0, image.dtype)
 
     def first_current(self, images, current):
-        event = current(self.preprocess(images))
-        return lambda t: event * tf.cast(t == 0, event.dtype)
+        return self.once(current(self.preprocess(images)))
+
+    @staticmethod
+    def once(event):
+        """What is given in the first time step and 0 later, as a function of the time step."""
+        return lambda t: tf.nest.map_structure(lambda part: part * tf.cast(t == 0, part.dtype), event)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -154,7 +158,7 @@ class SpikingRNN(keras.layers.RNN):
         if not self.cell.built:
             self.cell.build((batch, *sequences_shape[2:]))
         time = (timesteps,) if self.return_sequences else ()
-        return (batch, *time, *self.cell.neurons_shape)
+        return (batch, *time, *self.cell.output_shape)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

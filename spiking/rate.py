@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, decay, spike
-from spiking.encoding import Encoding
+from spiking.encoding import Encoding, check_choice
 from spiking.layers import PACKAGE, ConstantCurrent, PoissonSpikes
 from spiking.simulation import simulate_clock
 
@@ -51,8 +51,6 @@ class LifNeuronCell(SpikingCell):
 
     def __init__(self, synapse=(), threshold=1.0, tau=float("inf"), reset="subtract", initial_potential=0.0, **kwargs):
         super().__init__(synapse, **kwargs)
-        if reset not in RESETS:
-            raise ValueError(f"reset must be one of {RESETS}. Received: reset={reset!r}")
         if not 0 <= initial_potential < 1:
             raise ValueError(
                 "initial_potential is V(0) in units of the threshold and must lie in [0, 1). "
@@ -61,7 +59,7 @@ class LifNeuronCell(SpikingCell):
         self.threshold = check_threshold(threshold)
         self.tau = float(tau)
         self.alpha = decay(tau)
-        self.reset = reset
+        self.reset = check_choice("reset", reset, RESETS)
         self.initial_potential = float(initial_potential)
 
     def get_initial_state(self, batch_size):
@@ -131,12 +129,9 @@ class IntegratorNeuronCell(SpikingCell):
         return {**super().get_config(), "activation": activation, "readout_delay": self.readout_delay}
 
 
-def input_layer(settings, preprocessing, input_maximum):
-    coding = settings["input_coding"]
-    if coding not in INPUT_CODINGS:
-        raise ValueError(f"input_coding must be one of {INPUT_CODINGS}. Received: input_coding={coding!r}")
+def input_layer(settings, depth, preprocessing, input_maximum):
     common = {"timesteps": settings["timesteps"], "preprocessing": preprocessing, "name": "input_spikes"}
-    if coding == "poisson":
+    if check_choice("input_coding", settings["input_coding"], INPUT_CODINGS) == "poisson":
         return PoissonSpikes(max_rate=settings["max_rate"], scale=input_maximum, seed=settings["seed"], **common)
     return ConstantCurrent(**common)
 

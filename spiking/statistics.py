@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers as kl
 
 import spiking
-from spiking.layers import PoissonSpikes, SpikingSequential
+from spiking.layers import SpikingSequential
 from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 from spiking.synapses import LINEAR, Diagonal, copy_layer, kernels_of
 
@@ -26,10 +25,6 @@ from spiking.synapses import LINEAR, Diagonal, copy_layer, kernels_of
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
 ENERGY_PER_MAC = 4.6e-12
 ENERGY_PER_AC = 0.9e-12
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Counting connections
 
 AVERAGE_POOLING = (kl.AveragePooling1D, kl.AveragePooling2D, kl.AveragePooling3D)
 GLOBAL_AVERAGE_POOLING = (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D)
@@ -146,10 +141,6 @@ def connections(synapse: Sequence, input_shape: tuple[int, ...], dense: bool = F
     return [int(_reached([link]).sum()) for link in links(synapse, input_shape, dense) if link.weighted]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Results
-
-
 @dataclass(frozen=True)
 class LayerStatistics:
     """The spikes of one hidden layer, over its neurons and over images.
@@ -241,10 +232,6 @@ def _plain(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Measuring
-
-
 class SpikeCounter:
     """Streams the spikes of one hidden layer into histograms and one total per neuron.
 
@@ -309,7 +296,7 @@ def _layer_statistics(layer, counter: SpikeCounter, reached: np.ndarray, samples
     )
 
 
-def _input_events(source) -> Callable:
+def _input_events(source, coded: bool) -> Callable:
     """`images -> ` events per input unit summed over the batch: its spikes, or 1 where a current is not zero."""
 
     @tf.function(reduce_retracing=True)
@@ -324,7 +311,7 @@ def _input_events(source) -> Callable:
             total += tf.reduce_sum(tf.cast(source.at_step(image, t), tf.float64), axis=0)
         return total
 
-    return spikes if isinstance(source, PoissonSpikes) else analog
+    return spikes if coded else analog
 
 
 def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
@@ -343,8 +330,12 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
     """
     source, rnns, timesteps = snn.layers[0], snn.layers[1:], snn.timesteps
     counters = [SpikeCounter(layer.cell.neurons_shape, timesteps) for layer in snn.hidden_layers]
-    input_shape = tuple(source.compute_output_shape((None, *snn.input_shape[1:])))[2:]
-    events, input_events = np.zeros(input_shape), _input_events(source)
+    code = spiking.get_encoding(snn.encoding)
+    coded = not code.signed_input(snn.settings)  # an input of spikes, which stand for intensities
+    input_shape = snn.input_shape[1:]
+    for layer in source.preprocessing:
+        input_shape = tuple(layer.compute_output_shape((None, *input_shape)))[1:]
+    events, input_events = np.zeros(input_shape), _input_events(source, coded)
     samples, right, labelled = 0, np.zeros(timesteps, np.int64), False
     for images, labels in batches:
         labelled = labels is not None
@@ -367,16 +358,14 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
     through = [connections(synapse, shape) for synapse, shape in zip(synapses, shapes, strict=True)]
     dense = [connections(synapse, shape, dense=True) for synapse, shape in zip(synapses, shapes, strict=True)]
 
-    code = spiking.get_encoding(snn.encoding)
     activity = lambda counts, times: code.activity(counts, times, snn.settings)  # noqa: E731
     layers = [
         _layer_statistics(layer, counter, outwards, samples, activity)
         for layer, counter, outwards in zip(snn.hidden_layers, counters, reached[1:], strict=True)
     ]
-    spiking_input = isinstance(source, PoissonSpikes)
     input_operations = float(np.sum(events * reached[0]) / samples)
-    operations = sum(layer.synaptic_operations for layer in layers) + (input_operations if spiking_input else 0)
-    macs = (0 if spiking_input else input_operations) + sum(through[0][1:]) * (timesteps if spiking_input else 1)
+    operations = sum(layer.synaptic_operations for layer in layers) + (input_operations if coded else 0)
+    macs = (0 if coded else input_operations) + sum(through[0][1:]) * (timesteps if coded else 1)
     macs += sum(sum(further[1:]) for further in through[1:]) * timesteps
 
     neurons = sum(layer.neurons for layer in layers if layer.holds_neurons)
@@ -390,7 +379,7 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
         timesteps=timesteps,
         layers=layers,
         spikes_per_neuron=spikes / neurons if neurons else 0.0,
-        input_spikes=float(events.sum() / samples) if spiking_input else 0.0,
+        input_spikes=float(events.sum() / samples) if coded else 0.0,
         synaptic_operations=operations,
         macs=float(macs),
         neuron_updates=updated * timesteps,
@@ -407,6 +396,5 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
 
 def _footprint(snn) -> int:
     """Bytes of all weights and of the cells' state for one image."""
-    held = [keras.ops.convert_to_tensor(weight) for weight in snn.weights]
-    held += [tensor for layer in snn.layers[1:] for tensor in layer.cell.get_initial_state(1)]
-    return sum(math.prod(tensor.shape) * tensor.dtype.size for tensor in held)
+    held = [*snn.weights, *(tensor for layer in snn.layers[1:] for tensor in layer.cell.get_initial_state(1))]
+    return sum(np.asarray(values).nbytes for values in held)

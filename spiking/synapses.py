@@ -277,8 +277,13 @@ class Chain:
             self.pending = None
 
     def rescaled(self, input_scale: np.ndarray, output_scale: np.ndarray) -> "Chain":
-        """The chain for inputs in units of `input_scale` and a result in units of `output_scale` (maps)."""
-        chain = Chain(self.input_shape, scale=None if np.all(input_scale == 1) else input_scale)
+        """The chain for inputs in units of `input_scale` and a result in units of `output_scale` .
+
+        Args:
+            input_scale, output_scale: numbers, vectors per channel, or maps.
+        """
+        unit = None if np.all(input_scale == 1) else np.broadcast_to(input_scale, self.input_shape).copy()
+        chain = Chain(self.input_shape, scale=unit)
         shape = self.input_shape
         for layer in self.layers:
             copied = copy_layer(layer, shape, "float64")

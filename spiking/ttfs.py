@@ -42,9 +42,9 @@ class LifNeuronCell(SpikingCell):
         g ← g + W∗x,   g(0) = b,   V ← αV + g,   s = [V ≥ θ]·[has not fired]
 
     where x are the spikes of this time step, g the current that is on so far, from the start that of the bias b, V the
-    membrane potential, s the spikes, all of shape `(batch, *neurons)`; α = exp(−1/τ), 1 for τ = ∞. After its spike a neuron is
-    silent for ever. In continuous time and without leak it fires at t_i = (θ + Σ w_ij t_j)/(Σ w_ij + b_i), the sums
-    over the inputs j that came before t_i (Rueckauer & Liu 2018, eq. 4).
+    membrane potential, s the spikes, all of shape `(batch, *neurons)`; α = exp(−1/τ), 1 for τ = ∞. After its spike a
+    neuron is silent for ever. In continuous time and without leak it fires at t_i = (θ + Σ w_ij t_j)/(Σ w_ij + b_i),
+    the sums over the inputs j that came before t_i (Rueckauer & Liu 2018, eq. 4).
 
     A neuron decides on what has arrived so far: one that crosses its threshold before its late, negative inputs come
     stays wrong. So this code is not equal to the ReLU network, not even in continuous time, and its error grows with
@@ -69,9 +69,13 @@ class LifNeuronCell(SpikingCell):
     current = SpikingCell.synapse
 
     def step(self, current, state):
+        return self.fire(current, state, self.threshold)
+
+    def fire(self, current, state, threshold):
+        """The step at a given threshold, a number or one value a neuron."""
         current = state.current + current
         potential = current + (state.potential if self.alpha == 1 else self.alpha * state.potential)
-        spikes = spike(potential, self.threshold) * (1 - state.fired)
+        spikes = spike(potential, threshold) * (1 - state.fired)
         return spikes, NeuronState(current, potential, state.fired + spikes)
 
     def get_config(self):
@@ -152,7 +156,7 @@ ENCODING = Encoding(
     neuron_conv2d=LifNeuronCellConv2D,
     max_pool=LifNeuronCellMaxPool2D,
     integrator=IntegratorNeuronCell,
-    input_layer=lambda settings, preprocessing, input_maximum: SingleEvent(
+    input_layer=lambda settings, depth, preprocessing, input_maximum: SingleEvent(
         timesteps=settings["timesteps"], preprocessing=preprocessing, name="input_spikes"
     ),
     neuron_options=lambda settings, index: {"threshold": settings["threshold"], "tau": settings["tau"]},

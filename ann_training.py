@@ -1,0 +1,715 @@
+"""Data sets, architectures and training of the artificial networks (ANNs) that are later converted.
+
+This module knows nothing of spikes. Its three parts, in order:
+
+1. `load_dataset` reads images and labels from the sources a person is likely to have;
+2. `ARCHITECTURES` is the table of networks, each a plain `keras.Sequential` chain;
+3. `train_network`, and one `train_network_<name>` for each architecture, train a network or load it from the cache.
+
+Example:
+
+```python
+data = load_dataset("mnist_sample")
+ann = train_network_lenet5_maxpool(Training(epochs=10), data.train, data.test)
+ann.evaluate(*data.test)
+```
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import math
+import numbers
+import os
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+_log = logging.getLogger(__name__)
+
+
+# --- data ------------------------------------------------------------------------------------------------------
+
+KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+DATASETS = ("mnist_sample", *KERAS_DATASETS)
+
+_EMBEDDED = Path(__file__).parent / "spiking" / "data"
+_ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images, in a training and a test part, as `load_dataset` returns them.
+
+    Args:
+        name: what the data set is called in reports and file names.
+        x_train, x_test: images, float32 in [0, 1], shape `(n, height, width, channels)`.
+        y_train, y_test: the number of the class of each image, int32, shape `(n,)`.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def train(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training images and labels, as `train_network` takes them."""
+        return self.x_train, self.y_train
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
+        """Test images and labels."""
+        return self.x_test, self.y_test
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: the largest training label plus one."""
+        return int(self.y_train.max()) + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image, `(height, width, channels)`."""
+        return self.x_train.shape[1:]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash over all images and labels: equal content, equal fingerprint, whatever the name."""
+        parts = _examine("train", self.train).fingerprint, _examine("test", self.test).fingerprint
+        return _digest("".join(parts))
+
+
+def load_dataset(
+    source="mnist_sample",
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size_rescale: float = 1.0,
+    image_depth_increase: int = 1,
+    max_images: int | None = None,
+) -> Dataset:
+    """Reads a data set and brings it into one form: float32 images in [0, 1] with a channel axis, integer labels.
+
+    Args:
+        source: one of
+            - `"mnist_sample"`: 6000 + 1000 images of MNIST, part of this package;
+            - `"mnist"`, `"fashion_mnist"`, `"cifar10"`, `"cifar100"`: `<name>.npz` is looked for in `data_dir`,
+              then in the folder named by the environment variable `SPIKING_DATA_DIR`, then in
+              `~/.cache/spiking-datasets`; otherwise Keras takes it from its cache or downloads it;
+            - a path to an `.npz` file with the arrays x_train, y_train, x_test, y_test;
+            - the arrays themselves, `((x_train, y_train), (x_test, y_test))`.
+
+            Images have the shape `(n, height, width)` or `(n, height, width, channels)` and are uint8 (then divided
+            by 255) or floats in [0, 1]; labels are integers of shape `(n,)` or `(n, 1)`.
+        data_dir: folder searched first for `<name>.npz`.
+        image_size_rescale: factor on height and width (bilinear); 0.5 halves both. At least one pixel remains.
+        image_depth_increase: how many times the channels are repeated; 3 makes grayscale images RGB.
+        max_images: keep only the first so many training images and as many test images; `None` keeps all.
+
+    Returns:
+        The `Dataset`.
+
+    Raises:
+        ValueError: if an argument, the file or the arrays break one of the rules above.
+        FileNotFoundError: if the data set is not on this machine and cannot be downloaded.
+    """
+    scalable = isinstance(image_size_rescale, numbers.Real) and 0 < image_size_rescale < math.inf
+    _require(scalable and not isinstance(image_size_rescale, bool), "`image_size_rescale` must be a positive number.",
+             f"image_size_rescale={image_size_rescale!r}", "Use 1.0 to keep the size.")
+    _require_integer("image_depth_increase", image_depth_increase, "Use 1 to keep the channels.")
+    if max_images is not None:
+        _require_integer("max_images", max_images, "Use None to keep all images.")
+
+    name, (train, test) = _read(source, data_dir)
+    x_train, y_train = _standardise("train", *train, max_images)
+    x_test, y_test = _standardise("test", *test, max_images)
+    _require_same_shape(x_train.shape[1:], x_test.shape[1:])
+    x_train, x_test = (_resize(images, image_size_rescale, image_depth_increase) for images in (x_train, x_test))
+    return Dataset(name, x_train, y_train, x_test, y_test)
+
+
+def _read(source, data_dir) -> tuple[str, tuple]:
+    """Finds the source. Returns its name and its arrays, `((x_train, y_train), (x_test, y_test))`, unchecked."""
+    if isinstance(source, str) and source in DATASETS:
+        return source, _read_named(source, data_dir)
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(".npz")):
+        path = Path(source).expanduser()
+        return path.stem, _read_npz(path)
+    try:
+        (x_train, y_train), (x_test, y_test) = source
+    except (TypeError, ValueError):
+        received = repr(source) if isinstance(source, str) else f"an object of type {type(source).__name__}"
+        raise ValueError(
+            f"Unknown data set. Received: {received}. Pass one of {', '.join(DATASETS)}, the path of an .npz file "
+            "with x_train, y_train, x_test, y_test, or arrays ((x_train, y_train), (x_test, y_test))."
+        ) from None
+    return "arrays", ((x_train, y_train), (x_test, y_test))
+
+
+def _read_named(name: str, data_dir) -> tuple:
+    if name == "mnist_sample":
+        return _read_npz(_EMBEDDED / "mnist_sample.npz")
+    for folder in filter(None, (data_dir, os.environ.get("SPIKING_DATA_DIR"), "~/.cache/spiking-datasets")):
+        path = Path(folder).expanduser() / f"{name}.npz"
+        if path.is_file():
+            return _read_npz(path)
+    try:
+        return getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises a bare Exception when a download fails.
+        raise FileNotFoundError(
+            f"The data set {name!r} is not on this machine and Keras could not download it ({error}). "
+            f"Received: data_dir={data_dir!r}. Put {name}.npz (arrays x_train, y_train, x_test, y_test) into the "
+            "folder given by `data_dir`, into the one named by the environment variable SPIKING_DATA_DIR, or into "
+            "~/.cache/spiking-datasets; or connect to the network once, and Keras keeps it in its own cache; "
+            "or use 'mnist_sample', which is part of the package."
+        ) from error
+
+
+def _read_npz(path: Path) -> tuple:
+    """Reads the four arrays of an .npz file. Pickled objects are refused, since loading them can run any code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no such .npz file. Received: {str(path)!r}. Check the path.")
+    try:
+        # A file with a single array (.npy) fails here too: an array cannot be entered.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files if name in _ARRAY_NAMES}
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "The file is no .npz archive of plain arrays: it is damaged, or holds pickled objects, which are not "
+            f"loaded since they can run any code ({error}). Received: {str(path)!r}. "
+            "Write it with numpy.savez(path, x_train=…, …), each array of numbers and of one shape."
+        ) from error
+    missing = [name for name in _ARRAY_NAMES if name not in arrays]
+    _require(not missing, f"An .npz data set needs the arrays {', '.join(_ARRAY_NAMES)}.",
+             f"{str(path)!r} without {', '.join(missing)}", "Rename or add arrays.")
+    _log.info("data set read from %s", path)
+    return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
+
+
+def _standardise(part: str, images, labels, max_images: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Brings one part into the form of `Dataset`: float32 images in [0, 1] with channels, int32 labels `(n,)`."""
+    images, labels = np.atleast_1d(images), np.atleast_1d(labels)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    _require(images.dtype == np.uint8 or images.dtype.kind == "f",
+             "Images must be uint8 (0 to 255) or floats in [0, 1].", f"x_{part}.dtype={images.dtype}",
+             "Cast them with .astype('uint8'), or scale them to floats.")
+    _require_shapes(part, images, labels)
+    images, labels = images[:max_images], labels[:max_images]
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / np.float32(255)
+    _require_values(part, images, labels)
+    low, high = images.min(), images.max()
+    _require(low >= 0 and high <= 1, "Floating point images must lie in [0, 1].",
+             f"x_{part} from {low:g} to {high:g}", "Shift and scale them, or pass uint8 images.")
+    return images.astype(np.float32, copy=False), labels.astype(np.int32, copy=False)
+
+
+def _resize(images: np.ndarray, factor: float, repeats: int) -> np.ndarray:
+    """Scales height and width by `factor` (at least 1 pixel remains) and repeats the channels."""
+    size = tuple(max(1, round(length * factor)) for length in images.shape[1:3])
+    if size != images.shape[1:3]:
+        images = tf.image.resize(images, size, method="bilinear").numpy()
+    return np.tile(images, repeats) if repeats > 1 else images
+
+
+class _Facts(NamedTuple):
+    """What the training needs to know about a data set."""
+
+    images: int
+    input_shape: tuple[int, int, int]
+    classes: int
+    fingerprint: str  # over images and labels, however they are cut into batches
+
+
+def _examine(part: str, data) -> _Facts:
+    """Goes once through `(images, labels)` or a `tf.data.Dataset` of them: checks, counts and hashes what is there."""
+    is_stream = isinstance(data, tf.data.Dataset)
+    _require(not is_stream or data.cardinality() != tf.data.INFINITE_CARDINALITY, "A data set must end.",
+             f"ds_{part}, which repeats forever", "Leave out .repeat(), or limit it with .take(n).")
+    count, input_shape, largest = 0, None, 0
+    image_hash, label_hash = hashlib.blake2b(), hashlib.blake2b()
+    for pair in data if is_stream else (data,):
+        _require(isinstance(pair, tuple | list) and len(pair) == 2,
+                 "Data must be a pair (images, labels), or a batched tf.data.Dataset of such pairs.",
+                 f"ds_{part} of type {type(data).__name__}", "From `load_dataset`, pass .train or .test.")
+        images, labels = map(np.asarray, pair)
+        _require(images.dtype.kind == "f", "Images must be floats.", f"ds_{part} with images of type {images.dtype}",
+                 "`load_dataset` brings images into this form.")
+        _require_shapes(part, images, labels)
+        _require_values(part, images, labels)
+        input_shape = input_shape or images.shape[1:]
+        _require_same_shape(input_shape, images.shape[1:])
+        count, largest = count + len(images), max(largest, int(labels.max()))
+        # In one type each, so that the hash depends on the values alone.
+        image_hash.update(np.ascontiguousarray(images, np.float32))
+        label_hash.update(np.ascontiguousarray(labels, np.int64))
+    _require(count > 0, "There must be at least one image.", f"an empty ds_{part}", "Pass some images.")
+    fingerprint = _digest(f"{input_shape} {image_hash.hexdigest()} {label_hash.hexdigest()}")
+    return _Facts(count, input_shape, largest + 1, fingerprint)
+
+
+def _require_shapes(part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    _require(images.ndim == 4 and images.size > 0, "Images must have the shape (n, height, width, channels).",
+             f"{part} images of shape {images.shape}", "Reshape the images, or add some.")
+    _require(labels.ndim == 1 and labels.dtype.kind in "iu",
+             "Labels must be integers, the number of the class, of shape (n,).",
+             f"{part} labels of type {labels.dtype} and shape {labels.shape}",
+             "For one-hot labels use labels.argmax(-1).")
+    _require(len(images) == len(labels), "Every image needs one label.",
+             f"{len(images)} images and {len(labels)} labels for {part}",
+             "Check how the arrays were cut or joined.")
+
+
+def _require_values(part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    _require(np.isfinite(images).all(), "Images must not hold NaN or infinite values.",
+             f"such pixels in {part} images", "Replace them, or drop these images.")
+    _require(labels.min() >= 0, "Labels must not be negative.", f"the label {labels.min()} in {part} labels",
+             "Number the classes from 0, and drop images without a label.")
+
+
+def _require_same_shape(expected: tuple, received: tuple) -> None:
+    _require(expected == received, "All images, for training and for test, must have the same shape.",
+             f"images of shape {expected} and {received}", "Resize or pad some of them.")
+
+
+def _require_integer(name: str, value, remedy: str, least: int = 1, most: float = math.inf) -> None:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    rule = "a positive integer" if least == 1 else f"an integer of at least {least}"
+    _require(is_integer and least <= value <= most, f"`{name}` must be {rule}.", f"{name}={value!r}", remedy)
+
+
+def _require(holds, rule: str, received: str, remedy: str) -> None:
+    """Raises a ValueError, in the form all errors of the project have, unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{rule} Received: {received}. {remedy}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- architectures ---------------------------------------------------------------------------------------------
+
+# What makes hidden activations: a name, a layer (copied each time), its Keras configuration, or a function without
+# arguments that returns one of these, such as `functools.partial(keras.layers.ReLU, threshold=0.5)`.
+Activation = str | dict | keras.layers.Layer | Callable[[], Any]
+
+
+class _Chain:
+    """Collects the layers of one network, names them, and follows the shape of the map.
+
+    `conv` and `dense` add a layer with weights (`conv_1`), its activation (`conv_1_act`) and, if asked for, its batch
+    normalisation (`conv_1_norm`) `"before"` or `"after"` the activation. Names depend on the architecture alone, never
+    on what was built before, since they are part of the cache key. Every method returns the chain.
+    """
+
+    def __init__(self, name: str, input_shape: Sequence[int], classes: int, activation: Activation):
+        self.name, self.input_shape, self.classes, self.activation = name, tuple(input_shape), classes, activation
+        _require(len(self.input_shape) == 3, "A network takes images of shape (height, width, channels).",
+                 f"input_shape={self.input_shape}", "Add what is missing, such as the channel axis.")
+        for length in self.input_shape:
+            _require_integer("input_shape", length, "State all three: (height, width, channels).")
+        _require_integer("classes", classes, "It is the largest label plus one.", least=2)
+        self.layers = [keras.Input(self.input_shape, name="image")]
+        self.shape = (None, *self.input_shape)  # of the map after the last convolution or pooling
+        self._count = Counter()
+
+    def conv(self, filters, kernel_size, strides=1, padding="same", norm=None):
+        options = {"strides": strides, "padding": padding}
+        return self._neurons(keras.layers.Conv2D, "conv", norm, filters, kernel_size, **options)
+
+    def dense(self, units, norm=None):
+        return self._neurons(keras.layers.Dense, "dense", norm, units)
+
+    def max_pool(self):
+        return self._add_spatial(keras.layers.MaxPooling2D(name=self._number("pool")))
+
+    def average_pool(self, pool_size=2):
+        return self._add_spatial(keras.layers.AveragePooling2D(pool_size, name=self._number("pool")))
+
+    def average_whole_map(self):
+        """Global average pooling, written as the layer that the conversion knows."""
+        return self.average_pool(self.shape[1:3])
+
+    def flatten(self):
+        return self._add(keras.layers.Flatten(name="flatten"))
+
+    def dropout(self, rate):
+        return self._add(keras.layers.Dropout(rate, name=self._number("dropout")))
+
+    def scores(self):
+        return self._add(keras.layers.Dense(self.classes, activation="softmax", name="scores"))
+
+    def scores_by_convolution(self):
+        """What `scores` does, on a map of one pixel and without a dense layer."""
+        self._add_spatial(keras.layers.Conv2D(self.classes, 1, name="scores"))
+        return self.flatten()._add(keras.layers.Activation("softmax", name="softmax"))
+
+    def _neurons(self, layer_class, kind, norm, *args, **options):
+        name = self._number(kind)
+        # The shift of a batch normalisation that follows directly takes the place of the bias.
+        layer = layer_class(*args, name=name, use_bias=norm != "before", kernel_initializer="he_normal", **options)
+        self._add_spatial(layer) if kind == "conv" else self._add(layer)
+        activation = _make_activation(self.activation, name=f"{name}_act")
+        if norm is None:
+            return self._add(activation)
+        # Keras' momentum of 0.99 takes several hundred steps to settle, more than a small data set has.
+        batch_norm = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")
+        return self._add(*{"before": (batch_norm, activation), "after": (activation, batch_norm)}[norm])
+
+    def _add_spatial(self, layer):
+        try:
+            self.shape = layer.compute_output_shape(self.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"The images are too small for {self.name!r}: layer {layer.name!r} leaves nothing of its map of "
+                f"{self.shape[1]} x {self.shape[2]}. Received: input_shape={self.input_shape}. Enlarge the images "
+                "(image_size_rescale), or take a network with fewer poolings."
+            ) from error
+        return self._add(layer)
+
+    def _add(self, *layers):
+        self.layers.extend(layers)
+        return self
+
+    def _number(self, kind):
+        self._count[kind] += 1
+        return f"{kind}_{self._count[kind]}"
+
+
+def _make_activation(activation: Activation, name: str) -> keras.layers.Layer:
+    """A fresh activation layer of that name."""
+    try:
+        made = activation() if callable(activation) and not isinstance(activation, keras.layers.Layer) else activation
+        if isinstance(made, dict):
+            made = keras.layers.deserialize(made)
+        if not isinstance(made, keras.layers.Layer):
+            made = keras.layers.Activation(made)
+        return type(made).from_config({**made.get_config(), "name": name})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`activation` must be a name Keras knows, an activation layer, its configuration, or a function without "
+            f"arguments that returns one. Received: activation={activation!r}. Use 'relu', or "
+            "functools.partial(keras.layers.ReLU, threshold=0.5)."
+        ) from error
+
+
+def _vgg16(net: _Chain) -> None:
+    for filters, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(convolutions):
+            net.conv(filters, 3, norm="before")
+        if min(net.shape[1:3]) > 1:
+            net.max_pool()
+    net.flatten().dense(4096).dropout(0.5).dense(4096).dropout(0.5).scores()
+
+
+def _resnet_ish(net: _Chain) -> None:
+    net.conv(16, 3, norm="before")
+    for filters, strides in ((16, 1), (32, 2), (64, 2)):
+        net.conv(filters, 3, strides, norm="before")
+        for _ in range(5):
+            net.conv(filters, 3, norm="before")
+    net.average_whole_map().flatten().scores()
+
+
+# Name: (what it is, how its chain is laid out).
+_LAYOUTS: dict[str, tuple[str, Callable[[_Chain], Any]]] = {
+    "base": (
+        "A small perceptron, the baseline: 128 and 64 hidden units.",
+        lambda net: net.flatten().dense(128).dense(64).scores(),
+    ),
+    "base_scale1": (
+        "`base`, twice as wide: 256 and 128 hidden units.",
+        lambda net: net.flatten().dense(256).dense(128).scores(),
+    ),
+    "base_scale2": (
+        "`base`, four times as wide and one layer deeper: 512, 256 and 128 hidden units.",
+        lambda net: net.flatten().dense(512).dense(256).dense(128).scores(),
+    ),
+    "base_conv": (
+        "Two convolutions, the second with strides in place of pooling, and a dense layer of 128.",
+        lambda net: net.conv(16, 3).conv(32, 3, strides=2).flatten().dense(128).scores(),
+    ),
+    "base_maxpool": (
+        "Two convolutions, each with max pooling, and a dense layer of 128.",
+        lambda net: net.conv(16, 3).max_pool().conv(32, 3).max_pool().flatten().dense(128).scores(),
+    ),
+    "fully_conv": (
+        "Convolutions alone, strides in place of pooling: the All-CNN of Springenberg et al. 2015, narrower.",
+        lambda net: net.conv(32, 3).conv(32, 3).conv(32, 3, strides=2).conv(64, 3).conv(64, 3).conv(64, 3, strides=2)
+        .conv(64, 3).conv(64, 1).average_whole_map().scores_by_convolution(),
+    ),
+    "fully_conv_small": (
+        "`fully_conv` with three convolutions.",
+        lambda net: net.conv(16, 3, strides=2).conv(32, 3, strides=2).conv(64, 3)
+        .average_whole_map().scores_by_convolution(),
+    ),
+    "lenet5": (
+        "LeNet-5 (LeCun et al. 1998) without pooling: its two convolutions stride instead.",
+        lambda net: net.conv(6, 5, strides=2).conv(16, 5, strides=2, padding="valid")
+        .flatten().dense(120).dense(84).scores(),
+    ),
+    "lenet5_maxpool": (
+        "LeNet-5 (LeCun et al. 1998) with max pooling, padded so that it takes images of 28 x 28.",
+        lambda net: net.conv(6, 5).max_pool().conv(16, 5, padding="valid").max_pool()
+        .flatten().dense(120).dense(84).scores(),
+    ),
+    "lenet5_maxpool_extensions": (
+        "`lenet5_maxpool` with what came later: wider layers, batch normalisation, dropout.",
+        lambda net: net.conv(32, 5, norm="before").max_pool().conv(64, 5, padding="valid", norm="before").max_pool()
+        .dropout(0.25).flatten().dense(256, norm="before").dropout(0.5).dense(84, norm="before").scores(),
+    ),
+    "denseonly1": (
+        "A perceptron with one hidden layer of 600 units.",
+        lambda net: net.flatten().dense(600).scores(),
+    ),
+    "batchnorm_etal": (
+        "Batch normalisation before and after activations, average pooling, dropout: what conversion must fold.",
+        lambda net: net.conv(16, 3, norm="before").average_pool().conv(32, 3, norm="after").average_pool()
+        .dropout(0.25).conv(32, 3, norm="before").flatten().dense(128, norm="after").dropout(0.5).scores(),
+    ),
+    "vgg16": (
+        "VGG-16 (Simonyan & Zisserman 2015, column D) at full width, with batch normalisation. A group's pooling is "
+        "left out once the map is one pixel wide, so that small images pass too.",
+        _vgg16,
+    ),
+    "resnet_ish": (
+        "The plain counterpart, without shortcuts, of ResNet-20 (He et al. 2016, section 4.2): three stages of 16, 32 "
+        "and 64 maps, strides between them, one average at the end.",
+        _resnet_ish,
+    ),
+}
+
+
+def _architecture(name: str) -> Callable[..., keras.Sequential]:
+    def build(input_shape: Sequence[int], classes: int, activation: Activation = "relu") -> keras.Sequential:
+        chain = _Chain(name, input_shape, classes, activation)
+        lay_out(chain)
+        return keras.Sequential(chain.layers, name=name)
+
+    build.__doc__, lay_out = _LAYOUTS[name]
+    build.__name__ = name
+    return build
+
+
+ARCHITECTURES: dict[str, Callable[..., keras.Sequential]] = {name: _architecture(name) for name in _LAYOUTS}
+"""Name -> `f(input_shape, classes, activation="relu")`, which returns the untrained, uncompiled network."""
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+_CACHE_FORMAT = 1  # Raise it whenever the training below changes: networks trained before are then not found again.
+_LEARNING_RATE = 2e-3  # of Adam, falling to zero along half a cosine
+_LOSS = "sparse_categorical_crossentropy"
+# They would change the weights behind the back of the cache key.
+_STEERING_CALLBACKS = (
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
+
+LabelledImages = tuple[np.ndarray, np.ndarray] | tf.data.Dataset
+
+
+class TrainingSettings(Protocol):
+    """What training reads from an experiment, or from a `Training`.
+
+    Args:
+        epochs: how often all training images are shown.
+        batch_size_ann_training: images per step of training.
+        seed: of everything random (initial weights, order of images, dropout), from 0 to 2**32 - 1.
+        activation: the hidden activation: a name, a layer, its configuration, or a function that returns one.
+        ann_cache_dir: folder of the trained networks, made when needed.
+        callbacks: observers such as TensorBoard. They are not called when the network comes from the cache.
+    """
+
+    epochs: int
+    batch_size_ann_training: int
+    seed: int
+    activation: Activation
+    ann_cache_dir: Path
+    callbacks: Sequence[keras.callbacks.Callback]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """`TrainingSettings` for those who train without an experiment. The fields are explained there."""
+
+    epochs: int = 10
+    batch_size_ann_training: int = 64
+    seed: int = 0
+    activation: Activation = "relu"
+    ann_cache_dir: Path = Path("experiments") / "anns"
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+
+
+def train_network(
+    architecture: str,
+    settings: TrainingSettings,
+    ds_train: LabelledImages,
+    ds_test: LabelledImages,
+    force_training: bool = False,
+) -> keras.Model:
+    """Trains a network, or loads it if the same training was done before.
+
+    The trained network is kept as `<architecture>-<key>.keras` in the settings' cache folder. The key is a hash of
+    all that has a say in the weights (layers, training data, epochs, batch size, optimizer, seed, versions); a file
+    of the same name with the suffix `.json` tells it in readable form.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        settings: see `TrainingSettings`.
+        ds_train: training data, `(images, labels)` or a batched, finite `tf.data.Dataset` of such pairs. Images are
+            floats of shape `(n, height, width, channels)`, labels integers of shape `(n,)` from 0 to classes - 1.
+            Arrays are shuffled every epoch. A `tf.data.Dataset` keeps its own order and is cut into batches of
+            `batch_size_ann_training`; one that gives other data on each pass is never found in the cache.
+        ds_test: data of the same form whose loss and accuracy are shown after each epoch. It influences nothing.
+        force_training: train even if the network is in the cache, and replace it there.
+
+    Returns:
+        The trained network, compiled with the metric accuracy.
+
+    Raises:
+        ValueError: if the architecture is unknown, a setting is out of range, or the data breaks a rule above.
+        OSError: if the cache folder cannot be written, before anything is trained.
+    """
+    _require(architecture in ARCHITECTURES, "Unknown architecture.", repr(architecture),
+             f"Choose one of {', '.join(ARCHITECTURES)}.")
+    _check_settings(settings)
+    epochs, batch_size, seed = map(int, (settings.epochs, settings.batch_size_ann_training, settings.seed))
+    facts, test_facts = _examine("train", ds_train), _examine("test", ds_test)
+    _check_fit(facts, test_facts)
+    cache_dir = _writable(Path(settings.ann_cache_dir).expanduser())
+
+    keras.utils.set_random_seed(seed)
+    model = ARCHITECTURES[architecture](facts.input_shape, facts.classes, settings.activation)
+    steps = epochs * math.ceil(facts.images / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
+    optimizer = keras.optimizers.Adam(schedule, name="adam")  # Keras would number the name, and the key would change.
+    model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
+
+    streamed = isinstance(ds_train, tf.data.Dataset)
+    record = {
+        "architecture": architecture,
+        "training data": {**facts._asdict(), "order": "its own" if streamed else "shuffled every epoch"},
+        "epochs": epochs,
+        "batch size": batch_size,
+        "seed": seed,
+        "loss": _LOSS,
+        "optimizer": optimizer.get_config(),
+        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "cache format": _CACHE_FORMAT},
+        "network": model.get_config(),
+    }
+    description = json.dumps(record, indent=1, default=lambda number: number.item())
+    path = cache_dir / f"{architecture}-{_digest(description)}.keras"
+    if path.is_file() and not force_training:
+        _log.info("%s is loaded from %s", architecture, path)
+        return _load(path)
+
+    _log.info("%s is trained for %d epochs on %d images", architecture, epochs, facts.images)
+    x, y = (_stream(ds_train, facts, batch_size), None) if streamed else map(np.asarray, ds_train)
+    test_streamed = isinstance(ds_test, tf.data.Dataset)
+    model.fit(
+        x,
+        y,
+        batch_size=None if streamed else batch_size,
+        shuffle=not streamed,
+        epochs=epochs,
+        validation_data=_stream(ds_test, test_facts, batch_size) if test_streamed else tuple(map(np.asarray, ds_test)),
+        callbacks=list(settings.callbacks),
+        verbose="auto",
+    )
+    _write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
+    _write_atomically(path, model.save)
+    return model
+
+
+def _stream(data: tf.data.Dataset, facts: _Facts, batch_size: int) -> tf.data.Dataset:
+    """The data in batches of the size wanted. Their number is stated, since Keras takes an unknown one for an error."""
+    batches = math.ceil(facts.images / batch_size)
+    return data.rebatch(batch_size).apply(tf.data.experimental.assert_cardinality(batches))
+
+
+def _check_settings(settings: TrainingSettings) -> None:
+    _require_integer("epochs", settings.epochs, "10 suit a small data set, 5 all of MNIST.")
+    _require_integer("batch_size_ann_training", settings.batch_size_ann_training, "64 is usual.")
+    _require_integer("seed", settings.seed, "It lies from 0 to 2**32 - 1.", least=0, most=2**32 - 1)
+    steering = [type(each).__name__ for each in settings.callbacks if isinstance(each, _STEERING_CALLBACKS)]
+    _require(not steering, "Callbacks may observe the training, not change it: they are no part of the cache key.",
+             ", ".join(steering), "Set `epochs`, or train the model yourself with model.fit.")
+
+
+def _check_fit(train: _Facts, test: _Facts) -> None:
+    _require_same_shape(train.input_shape, test.input_shape)
+    _require(train.classes > 1, "Training needs images of two classes or more.", "the label 0 alone", "Add images.")
+    _require(test.classes <= train.classes, "Test labels must not be larger than the largest training label.",
+             f"the largest is {train.classes - 1} in the training data, {test.classes - 1} in the test data",
+             "Take more training images (max_images), or correct the labels.")
+
+
+def _writable(folder: Path) -> Path:
+    """Makes the folder. That it cannot be written must show now, not after the training."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(folder / "probe", Path.touch)
+        (folder / "probe").unlink()
+    except OSError as error:
+        raise OSError(
+            f"Trained networks are kept in a folder that can be written ({error}). "
+            f"Received: ann_cache_dir={str(folder)!r}. Choose another one, or change its permissions."
+        ) from error
+    return folder
+
+
+def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a file beside `path`, then renames it: readers see all of it or nothing."""
+    unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(path)
+    except Exception as error:  # A damaged file shows itself in many ways.
+        raise ValueError(
+            f"The cached network cannot be read ({error}). Received: {str(path)!r}. "
+            "Delete it, or train again with force_training=True."
+        ) from error
+
+
+def _training_function(architecture: str) -> Callable[..., keras.Model]:
+    def train(experiment, ds_train, ds_test, force_training=False):
+        return train_network(architecture, experiment, ds_train, ds_test, force_training)
+
+    train.__name__ = train.__qualname__ = f"train_network_{architecture}"
+    train.__doc__ = f"""Trains or loads `{architecture}`; arguments and result are those of `train_network`.
+
+    {ARCHITECTURES[architecture].__doc__}
+    """
+    return train
+
+
+TRAINING_FUNCTIONS = {architecture: _training_function(architecture) for architecture in ARCHITECTURES}
+"""Architecture -> its training function, `f(experiment, ds_train, ds_test, force_training=False)`."""
+
+globals().update({function.__name__: function for function in TRAINING_FUNCTIONS.values()})
+
+__all__ = ["ARCHITECTURES", "DATASETS", "TRAINING_FUNCTIONS", "Dataset", "Training", "TrainingSettings"]
+__all__ += ["load_dataset", "train_network", *(function.__name__ for function in TRAINING_FUNCTIONS.values())]

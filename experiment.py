@@ -1,0 +1,777 @@
+"""One experiment: train an ANN, convert it, evaluate and analyse the spiking networks, leave everything on disk.
+
+    metrics = Experiment(encoding="rate", timesteps=100).run()
+    metrics["snn/eval/test"]
+
+or, on the command line, `python experiment.py --encoding rate --timesteps 100`.
+
+A run leaves two folders, both named after it:
+
+- `experiments/<run>/`: config.json, metrics.json (a set of metrics per encoding), ann.keras, snn-<encoding>.keras and
+  figures/; trained ANNs are shared by all runs through the cache `experiments/anns/`.
+- `tblogs/<run>/<encoding>/` for `tensorboard --logdir tblogs`, and `tblogs/<run>/ann/` with the training.
+
+Files appear whole or not at all, and after each encoding, so that an interrupted run leaves what it has finished.
+An existing run is never overwritten: a second run of the same name becomes `<name>-2`.
+"""
+
+import os
+
+# Ahead of the import of TensorFlow, which reads it once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import argparse
+import copy
+import importlib.metadata
+import itertools
+import json
+import logging
+import math
+import numbers
+import platform
+import re
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import ann_training
+import conversion
+import spiking
+from spiking.simulation import RASTERS
+
+logger = logging.getLogger(__name__)
+
+ANN_CACHE = "anns"  # in the results folder
+CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their activations needs no more
+CORRELATION_IMAGES = 50  # for the figure of the activities: all of their activations are kept
+DEFAULT_NETWORK = "lenet5_maxpool"
+
+# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule.
+ANALYSIS_METRICS = {
+    "snn/spikes_per_neuron": "spikes_per_neuron",
+    "snn/activation_sparsity": "activation_sparsity",
+    "snn/synaptic_operations": "synaptic_operations",
+    "snn/macs": "macs",
+    "snn/neuron_updates": "neuron_updates",
+    "snn/energy": "snn_energy",
+    "ann/macs": "ann_macs",
+    "ann/energy": "ann_energy",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The experiment
+
+
+@dataclass
+class Ann:
+    """A trained ANN.
+
+    Attributes:
+        model: the network.
+        name: "ann", or "ann-<encoding>" for the ANN of an encoding that shares none with those before it.
+        metrics: its accuracies, once they are measured.
+    """
+
+    model: keras.Model
+    name: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    """What the steps of the work have given so far for one encoding; `None`: the step has not been taken.
+
+    Attributes:
+        encoding: its name.
+        settings: of the conversion, completed with the encoding's defaults.
+        ann, snn: the networks.
+        metrics: tag -> number (settings may be words).
+        analysis: what `conversion.snn_activation_analysis` returned.
+        figures: name -> the file of a figure.
+    """
+
+    encoding: str
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    ann: Ann | None = None
+    snn: spiking.SpikingSequential | None = None
+    analysis: Any = None
+    figures: dict[str, Path] = field(default_factory=dict)
+
+
+def activation_key(activation) -> str:
+    """Equal keys, equal activations: a name, a Keras layer (whatever its name), or its configuration."""
+    if isinstance(activation, keras.layers.Layer):
+        activation = [type(activation).__name__, {**activation.get_config(), "name": None}]
+    return json.dumps(activation, sort_keys=True, default=str)
+
+
+class Experiment:
+    """Trains an ANN, converts it with one or more encodings, evaluates, analyses and logs.
+
+    All arguments are checked here, and the data is read, before anything is trained or written.
+
+    Args:
+        name: of the run and its folder. Default: network, data set and the time.
+        batch_size_ann_training: images per training step.
+        batch_size_snn_eval: images that are simulated at once.
+        timesteps: number of time steps; `None` for the encoding's own.
+        max_rate: probability of an input spike per step at full intensity, in (0, 1].
+        epochs: of the ANN's training.
+        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100].
+        tau: time constant of the neurons' leak, in time steps, `math.inf` for none. `max_rate` and `tau` reach only the
+            encodings that know them; `None` for the encoding's own.
+        threshold: firing threshold; `None` for the encoding's own.
+        beta: threshold of the clamped ReLU, for the encodings whose ANN is trained with it.
+        encoding: name of a temporal code in `spiking.ENCODINGS`, or a sequence of names.
+        image_size_rescale: factor on the images' height and width.
+        image_depth_increase: how many times the images' channels are repeated.
+        tensorboard_title: name of the run in TensorBoard, its folder in `tblogs_dir`. Default: `name`.
+        dataset: name, path or arrays, as `ann_training.load_dataset` takes them.
+        training_function: `f(experiment, ds_train, ds_test, force_training=False)` that returns a trained
+            `keras.Sequential`, or the name of a network in `ann_training.TRAINING_FUNCTIONS`.
+        force_training: train even if the same ANN has been trained before.
+        max_images: evaluate on the first so many training and test images only; `None` for all.
+        disable_training_accuracy: skip the accuracies on the training images; their metrics are then absent.
+        seed: of everything random.
+        data_dir: folder that is searched first for the data set.
+        results_dir, tblogs_dir: where the folders of the runs go.
+        encoding_options: further settings, each for those encodings that know it.
+
+    Attributes:
+        results: encoding -> `Result`.
+        metrics: encoding -> its metrics: accuracies in [0, 1] as `{ann,snn}/eval/{train,test}`, their differences SNN
+            minus ANN as `snn/diff/{train,test}`, `experiment/<setting>`, `snn/seconds` for simulating the test
+            images, `snn/timesteps` of one simulation, and what `ANALYSIS_METRICS` lists.
+
+    Raises:
+        ValueError: an argument or the data breaks a rule.
+        OSError: a folder cannot be written, or the data set is not there.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        batch_size_ann_training: int = 64,
+        batch_size_snn_eval: int = 100,
+        timesteps: int | None = None,
+        max_rate: float | None = None,
+        epochs: int = 10,
+        norm_percentile: float = 99.9,
+        tau: float | None = None,
+        threshold: float | None = None,
+        beta: float = 0.25,
+        encoding: str | Sequence[str] = "rate",
+        image_size_rescale: float = 1.0,
+        image_depth_increase: int = 1,
+        tensorboard_title: str | None = None,
+        dataset="mnist_sample",
+        training_function: str | Callable[..., keras.Model] = DEFAULT_NETWORK,
+        force_training: bool = False,
+        max_images: int | None = None,
+        disable_training_accuracy: bool = False,
+        *,
+        seed: int = 0,
+        data_dir: str | os.PathLike | None = None,
+        results_dir: str | os.PathLike = "experiments",
+        tblogs_dir: str | os.PathLike = "tblogs",
+        encoding_options: Mapping[str, Any] | None = None,
+    ):
+        self.batch_size_ann_training = check_count("batch_size_ann_training", batch_size_ann_training)
+        self.batch_size_snn_eval = check_count("batch_size_snn_eval", batch_size_snn_eval)
+        self.epochs = check_count("epochs", epochs)
+        self.seed = check_count("seed", seed, least=0, most=2**32 - 1)
+        self.max_images = None if max_images is None else check_count("max_images", max_images)
+        self.timesteps = None if timesteps is None else check_count("timesteps", timesteps)
+        self.norm_percentile = check_real("norm_percentile", norm_percentile, 0, 100)
+        self.max_rate = None if max_rate is None else check_real("max_rate", max_rate, 0, 1)
+        self.tau = None if tau is None else check_real("tau", tau, 0)
+        self.threshold = None if threshold is None else check_real("threshold", threshold, 0)
+        self.beta = check_real("beta", beta, 0)
+        self.image_size_rescale = image_size_rescale
+        self.image_depth_increase = image_depth_increase
+        self.force_training = bool(force_training)
+        self.disable_training_accuracy = bool(disable_training_accuracy)
+        self.encoding_options = dict(encoding_options or {})
+        self.settings = self._settings_per_encoding(encoding)
+        self.encoding = next(iter(self.settings))
+        self.training_function = check_training_function(training_function)
+        function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
+        self.network = function_name.removeprefix("train_network_")
+        self.results_dir = check_folder("results_dir", results_dir)
+        self.tblogs_dir = check_folder("tblogs_dir", tblogs_dir)
+        self.data_dir = data_dir
+        self.data = ann_training.load_dataset(
+            dataset, data_dir=data_dir, image_size_rescale=image_size_rescale, image_depth_increase=image_depth_increase
+        )
+        check_fit(self.training_function, self.data)
+        default = f"{self.network}-{self.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        self.name = check_name("name", re.sub(r"[^\w.-]", "_", default) if name is None else name)
+        self.tensorboard_title = check_name("tensorboard_title", tensorboard_title or self.name)
+        # Read by the training, see `ann_training.TrainingSettings`; set for each training.
+        self.activation, self.callbacks = "relu", ()
+        self.ann_cache_dir = self.results_dir / ANN_CACHE
+        self._start_anew()
+
+    def run(self) -> dict[str, Any]:
+        """Does all the work, for one encoding after the other.
+
+        Returns:
+            The metrics of the (first) encoding; with several, those of each one under "per_encoding".
+        """
+        self._start_anew()
+        for encoding in self.settings:
+            self.train(encoding)
+            self.convert(encoding)
+            self.ann_accuracy(encoding)
+            self.snn_accuracy(encoding)
+            self.snn_activation_analysis(encoding)
+            self.log(encoding)
+        metrics = dict(self.metrics[self.encoding])
+        return metrics if len(self.settings) == 1 else {**metrics, "per_encoding": self.metrics}
+
+    # The steps. Each takes the name of an encoding, by default the (first) one of the experiment.
+
+    def train(self, encoding: str | None = None) -> keras.Model:
+        """Trains the ANN, or loads it if the same training has been done before."""
+        result = self.result(encoding)
+        activation = self.ann_activation(result.encoding)
+        key = activation_key(activation)
+        if key not in self._anns:
+            name = f"ann-{result.encoding}" if self._anns else "ann"
+            settings = copy.copy(self)
+            settings.activation = activation
+            settings.callbacks = (keras.callbacks.TensorBoard(str(self.folder.tblogs / name), write_graph=False),)
+            keras.utils.set_random_seed(self.seed)
+            model = self.training_function(
+                settings, self.data.train, self.data.test, force_training=self.force_training
+            )
+            self.folder.save_model(f"{name}.keras", model)
+            self._anns[key] = Ann(model, name)
+        result.ann = self._anns[key]
+        return result.ann.model
+
+    def ann_activation(self, encoding: str):
+        """Hidden activation of the ANN for this encoding: a name, a Keras layer or its configuration.
+
+        Encodings whose activations are equal share one ANN.
+        """
+        return spiking.get_encoding(encoding).hidden_activation(self.beta)
+
+    def convert(self, encoding: str | None = None) -> spiking.SpikingSequential:
+        """Converts the ANN, calibrated on training images."""
+        result = self.result(encoding)
+        ann = result.ann.model if result.ann else self.train(encoding)
+        calibration = self.data.x_train[:CALIBRATION_IMAGES]
+        result.snn = conversion.convert_ann_to_snn(
+            ann, calibration, result.encoding, norm_percentile=self.norm_percentile, **result.settings
+        )
+        return result.snn
+
+    def ann_accuracy(self, encoding: str | None = None) -> dict[str, float]:
+        """Accuracies of the ANN; trains or loads it first if need be."""
+        result = self.result(encoding)
+        if not result.ann:
+            self.train(encoding)
+        if not result.ann.metrics:
+            for part, (images, labels) in self._evaluation_data().items():
+                accuracy = measure(conversion.ann_accuracy, result.ann.model, images, labels, 500, f"ANN, {part}")
+                result.ann.metrics[f"ann/eval/{part}"] = accuracy
+        result.metrics.update(result.ann.metrics)
+        return dict(result.ann.metrics)
+
+    def snn_accuracy(self, encoding: str | None = None) -> dict[str, float]:
+        """Accuracies of the SNN and their differences to the ANN's; takes the steps before it if need be."""
+        result = self.result(encoding)
+        if not result.snn:
+            self.convert(encoding)
+        ann = self.ann_accuracy(encoding)
+        found, batch_size = {"snn/timesteps": result.snn.timesteps}, self.batch_size_snn_eval
+        result.snn.predict_on_batch(self.data.x_test[:batch_size])  # traced before the clock starts
+        for part, (images, labels) in self._evaluation_data().items():
+            start = time.perf_counter()
+            what = f"SNN ({result.encoding}), {part}"
+            accuracy = measure(conversion.snn_accuracy, result.snn, images, labels, batch_size, what)
+            found["snn/seconds"] = time.perf_counter() - start  # the test images come last
+            found[f"snn/eval/{part}"] = accuracy
+            found[f"snn/diff/{part}"] = accuracy - ann[f"ann/eval/{part}"]
+        result.metrics.update(found)
+        return found
+
+    def snn_activation_analysis(self, encoding: str | None = None):
+        """Where the spikes go and what they cost, over the test images; see `spiking/statistics.py`.
+
+        Raises:
+            RuntimeError: `snn_accuracy` has not been called.
+        """
+        result = self.result(encoding)
+        if "snn/eval/test" not in result.metrics:
+            raise RuntimeError(
+                "The analysis explains an accuracy that has been measured. Received: snn_activation_analysis() "
+                "before snn_accuracy(). Call snn_accuracy() first, or run()."
+            )
+        images, labels = self._evaluation_data()["test"]
+        result.analysis = conversion.snn_activation_analysis(result.snn, images, labels)
+        result.metrics |= {tag: float(getattr(result.analysis, name)) for tag, name in ANALYSIS_METRICS.items()}
+        return result.analysis
+
+    def log(self, encoding: str | None = None) -> Path:
+        """Writes networks, figures, metrics and the TensorBoard log. Returns the folder of the run.
+
+        Raises:
+            RuntimeError: `snn_activation_analysis` has not been called.
+        """
+        result, folder = self.result(encoding), self.folder
+        if result.analysis is None:
+            raise RuntimeError(
+                "A finished analysis is logged. Received: log() before snn_activation_analysis(). "
+                "Call snn_activation_analysis() first, or run()."
+            )
+        folder.save_model(f"snn-{result.encoding}.keras", result.snn)
+        result.figures = save_figures(folder, result, self._finished(), self._evaluation_data()["test"][0])
+        log_to_tensorboard(folder.tblogs / result.encoding, result)
+        folder.write_json("metrics.json", {each.encoding: each.metrics for each in self._finished()})
+        return folder.path
+
+    # What the steps share.
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Encoding -> its metrics so far."""
+        return {encoding: result.metrics for encoding, result in self.results.items()}
+
+    @property
+    def folder(self) -> "RunFolder":
+        """The folders of this run. They are made, and the configuration is written, when first asked for."""
+        if self._folder is None:
+            self._folder = RunFolder.claim(self.results_dir, self.name, self.tblogs_dir, self.tensorboard_title)
+            self._folder.write_json("config.json", self.configuration())
+        return self._folder
+
+    def result(self, encoding: str | None = None) -> Result:
+        """What there is for an encoding of this experiment."""
+        name = self.encoding if encoding is None else spiking.get_encoding(encoding).name
+        if name not in self.results:
+            raise ValueError(
+                f"This experiment is about {list(self.results)}. Received: encoding={encoding!r}. "
+                "Name it when making the Experiment."
+            )
+        return self.results[name]
+
+    def hyperparameters(self, encoding: str) -> dict[str, Any]:
+        """All settings that may influence the result; those that are `None`, for "not used here", are left out."""
+        names = ("batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile")
+        names += ("tau", "threshold", "beta", "image_size_rescale", "image_depth_increase", "max_images", "seed")
+        values = {name: getattr(self, name) for name in names}
+        values |= {"encoding": encoding, "dataset": self.data.name, "training_function": self.network}
+        values |= self.settings[encoding]
+        return {name: value for name, value in values.items() if value is not None}
+
+    def configuration(self) -> dict[str, Any]:
+        """Everything needed to find or repeat the run."""
+        return {
+            "name": self.name,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "seed": self.seed,
+            "encodings": list(self.settings),
+            "hyperparameters": {encoding: self.hyperparameters(encoding) for encoding in self.settings},
+            "force_training": self.force_training,
+            "disable_training_accuracy": self.disable_training_accuracy,
+            "tensorboard_title": self.tensorboard_title,
+            "dataset": {
+                "name": self.data.name,
+                "fingerprint": self.data.fingerprint,
+                "training images": len(self.data.x_train),
+                "test images": len(self.data.x_test),
+                "image shape": self.data.input_shape,
+                "classes": self.data.classes,
+            },
+            "versions": versions(),
+        }
+
+    def _start_anew(self) -> None:
+        self._folder: RunFolder | None = None
+        self._anns: dict[str, Ann] = {}
+        self.results = {
+            encoding: Result(
+                encoding, settings, {f"experiment/{k}": v for k, v in self.hyperparameters(encoding).items()}
+            )
+            for encoding, settings in self.settings.items()
+        }
+
+    def _finished(self) -> list[Result]:
+        return [result for result in self.results.values() if result.analysis is not None]
+
+    def _evaluation_data(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        parts = {} if self.disable_training_accuracy else {"train": self.data.train}
+        parts["test"] = self.data.test
+        return {part: (x[: self.max_images], y[: self.max_images]) for part, (x, y) in parts.items()}
+
+    def _settings_per_encoding(self, encoding) -> dict[str, dict[str, Any]]:
+        """Encoding -> its settings, checked and completed by the encoding."""
+        names = encoding if isinstance(encoding, list | tuple) else [encoding]
+        if not names:
+            raise ValueError(f"encoding names at least one of {list(spiking.ENCODINGS)}. Received: encoding={encoding}")
+        codes = [spiking.get_encoding(name) for name in names]
+        unknown = set(self.encoding_options) - {option for code in codes for option in code.options}
+        if unknown:
+            known = {code.name: list(code.options) for code in codes}
+            raise ValueError(
+                f"encoding_options are settings of the chosen encodings: {known}. "
+                f"Received: {', '.join(sorted(unknown))}. Leave these out, or take another encoding."
+            )
+        common = {"tau": self.tau, "max_rate": self.max_rate, "seed": self.seed}
+        options = {k: v for k, v in common.items() if v is not None} | self.encoding_options
+        found = {}
+        for code in codes:
+            known = {k: v for k, v in options.items() if k in code.options}
+            found[code.name] = code.settings(self.timesteps, self.threshold, **known)
+        return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks of the arguments
+
+
+def check_count(name: str, value, least: int = 1, most: float = math.inf) -> int:
+    """The value as an int, once it is known to be a whole number in the range."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        limit = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {limit}. Received: {name}={value!r}. Take such a number.")
+    return int(value)
+
+
+def check_real(name: str, value, above: float, most: float = math.inf) -> float:
+    """The value as a float, once it is known to be a number in the range."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not above < value <= most:
+        limit = f"above {above}" if most == math.inf else f"in ({above}, {most}]"
+        raise ValueError(f"{name} must be a number {limit}. Received: {name}={value!r}. Take such a number.")
+    return float(value)
+
+
+def check_name(argument: str, name: str) -> str:
+    """The name, once it is known to be fit for a folder of its own."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .,=+-]{0,199}", name) or name == ANN_CACHE:
+        raise ValueError(
+            f"{argument} names a folder: up to 200 letters, digits, blanks and any of '_.,=+-', beginning with a "
+            f"letter or digit, but not {ANN_CACHE!r}. Received: {argument}={name!r}. Choose another one."
+        )
+    return name
+
+
+def check_folder(argument: str, folder: str | os.PathLike) -> Path:
+    """The folder's path, once it is known that files can be written there. Leaves no trace."""
+    try:
+        path = Path(folder).expanduser().absolute()
+        existing = next(each for each in (path, *path.parents) if each.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            return path
+    except (OSError, TypeError) as error:
+        raise OSError(
+            f"{argument} must be a folder that can be written ({error}). Received: {argument}={str(folder)!r}. "
+            "Choose another one, or change its permissions."
+        ) from error
+
+
+def check_training_function(function) -> Callable[..., keras.Model]:
+    """The training function of that name, or the one given."""
+    known = ann_training.TRAINING_FUNCTIONS
+    if isinstance(function, str) and function.removeprefix("train_network_") in known:
+        return known[function.removeprefix("train_network_")]
+    if not callable(function):
+        raise ValueError(
+            "training_function is f(experiment, ds_train, ds_test, force_training=False), or the name of a network. "
+            f"Received: training_function={function!r}. Known networks: {', '.join(known)}."
+        )
+    return function
+
+
+def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) -> None:
+    """Checks that the network can be trained and tested on the data."""
+    if data.classes < 2 or data.y_test.max() >= data.classes:
+        raise ValueError(
+            "Labels number two classes or more, and the test images have no class that the training images lack. "
+            f"Received: labels up to {data.y_train.max()} in training and {data.y_test.max()} in test. "
+            "Correct the labels, or add training images."
+        )
+    for network, known in ann_training.TRAINING_FUNCTIONS.items():
+        if function is known:
+            ann_training.ARCHITECTURES[network](data.input_shape, data.classes)  # refuses images that are too small
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+def measure(accuracy: Callable, model, images, labels, batch_size: int, what: str) -> float:
+    """An accuracy of `conversion`, with a progress bar."""
+    logger.info("Accuracy: %s images", what)
+    progress = keras.utils.Progbar(len(images), unit_name="image", stateful_metrics=["accuracy"])
+    right = 0
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        count = len(images[part])
+        right += round(count * accuracy(model, images[part], labels[part], batch_size))
+        progress.add(count, values=[("accuracy", right / (start + count))])
+    return right / len(images)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run leaves on disk
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The two folders of a run. Every file appears whole or not at all.
+
+    Attributes:
+        path: `<results_dir>/<run>`.
+        tblogs: `<tblogs_dir>/<run>`.
+    """
+
+    path: Path
+    tblogs: Path
+
+    @classmethod
+    def claim(cls, results_dir: Path, name: str, tblogs_dir: Path, title: str) -> "RunFolder":
+        """Makes the folders of a new run, with the first number behind the names that makes them new."""
+        for number in itertools.count(1):
+            suffix = "" if number == 1 else f"-{number}"
+            folder = cls(results_dir / (name + suffix), tblogs_dir / (title + suffix))
+            if folder.tblogs.exists():
+                continue
+            try:
+                folder.path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            folder.tblogs.mkdir(parents=True, exist_ok=True)
+            return folder
+        raise AssertionError("unreachable")
+
+    def write_json(self, name: str, content) -> None:
+        """Writes strict JSON: infinite numbers as "inf" and "-inf", NaN as "nan"."""
+        text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+        self._write(name, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+    def save_model(self, name: str, model: keras.Model) -> None:
+        """Saves a Keras model."""
+        self._write(name, model.save)
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        path = self.path / name
+        unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+        try:
+            write(unfinished)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def plain(value):
+    """The value in terms of JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what has a say in the numbers."""
+    packages = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    try:
+        packages["spiking-toolbox"] = importlib.metadata.version("spiking-toolbox")
+    except importlib.metadata.PackageNotFoundError:
+        packages["spiking-toolbox"] = "not installed, run from its sources"
+    return {"python": platform.python_version(), **packages}
+
+
+def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], images: np.ndarray) -> dict[str, Path]:
+    """Draws an encoding's figures, and anew the one that compares all encodings finished so far.
+
+    Returns:
+        Name -> file.
+    """
+    import plotting  # matplotlib is needed here only
+
+    encoding, snn, ann = result.encoding, result.snn, result.ann.model
+    rasters = {
+        layer.name: raster.numpy()[:, 0]
+        for layer, raster in zip(snn.hidden_layers, snn.simulate(images[:1], (RASTERS,)).rasters, strict=True)
+        if layer.cell.holds_neurons
+    }
+    activities = conversion.ann_and_snn_activations_per_layer(ann, snn, images[:CORRELATION_IMAGES])
+    curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
+    accuracies = {each.encoding: each.metrics["ann/eval/test"] for each in finished}
+    shared = len({id(each.ann) for each in finished}) == 1
+    figures = {
+        f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
+        f"activity-{encoding}": plotting.ann_snn_correlation(
+            activities, title=f"{encoding}: activity of ANN and SNN, {len(images[:CORRELATION_IMAGES])} test images"
+        ),
+        "accuracy_per_timestep": plotting.accuracy_per_timestep(
+            curves, accuracies[encoding] if shared else accuracies, title="Accuracy on the test images"
+        ),
+    }
+    return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The TensorBoard log. A new tag is a line in the function of its kind.
+
+
+def scalar_entries(result: Result) -> dict[str, float]:
+    """Tag -> number: all metrics that are numbers."""
+    return {tag: float(value) for tag, value in result.metrics.items() if isinstance(value, numbers.Real)}
+
+
+def curve_entries(result: Result) -> dict[str, np.ndarray]:
+    """Tag -> one number per time step."""
+    return {"snn/accuracy_per_timestep": result.analysis.accuracy_per_timestep}
+
+
+def text_entries(result: Result) -> dict[str, str]:
+    """Tag -> text, shown as it stands."""
+    return {"snn/conversion_report": conversion.conversion_report(result.snn)}
+
+
+def image_entries(result: Result) -> dict[str, tf.Tensor]:
+    """Tag -> image, `(1, height, width, 4)`."""
+    return {
+        f"figures/{name}": tf.io.decode_png(path.read_bytes(), channels=4)[None]
+        for name, path in result.figures.items()
+    }
+
+
+def log_to_tensorboard(folder: Path, result: Result) -> None:
+    """Writes all entries of one encoding, and its settings for the HParams plugin."""
+    from tensorboard.plugins.hparams import api as hparams
+
+    settings = {tag: value for tag, value in result.metrics.items() if tag.startswith("experiment/")}
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        # The plugin collects the columns of its table from what the runs hold, so there is nothing else to declare.
+        hparams.hparams(
+            {tag.removeprefix("experiment/"): hyperparameter(value) for tag, value in settings.items()},
+            trial_id=f"{folder.parent.name}/{folder.name}",
+        )
+        for tag, value in scalar_entries(result).items():
+            tf.summary.scalar(tag, value, step=0)
+        for tag, curve in curve_entries(result).items():
+            for step, value in enumerate(curve, 1):
+                tf.summary.scalar(tag, value, step=step)
+        for tag, text in text_entries(result).items():
+            tf.summary.text(tag, "\n".join("    " + line for line in text.splitlines()), step=0)
+        for tag, image in image_entries(result).items():
+            tf.summary.image(tag, image, step=0)
+
+
+def hyperparameter(value):
+    """The value as the HParams plugin takes it."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def comparison_table(experiment: Experiment) -> str:
+    """The printable table that compares the encodings that have been analysed."""
+    head = ("encoding", "ANN / %", "SNN / %", "difference", "time steps", "spikes/neuron", "SNN ops/MACs", "seconds")
+    rows = [head]
+    for encoding, metrics in experiment.metrics.items():
+        if "snn/synaptic_operations" in metrics:
+            operations, macs = metrics["snn/synaptic_operations"], metrics["ann/macs"]
+            rows.append(
+                (
+                    encoding,
+                    f"{100 * metrics['ann/eval/test']:.2f}",
+                    f"{100 * metrics['snn/eval/test']:.2f}",
+                    f"{100 * metrics['snn/diff/test']:+.2f}",
+                    f"{metrics['snn/timesteps']}",
+                    f"{metrics['snn/spikes_per_neuron']:.2f}",
+                    f"{operations:,.0f} / {macs:,.0f}",
+                    f"{metrics['snn/seconds']:.1f}",
+                )
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def number(text: str):
+    """A number of the command line; what is none goes on as it is, for the experiment to refuse."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line. Its arguments are named after those of `Experiment`."""
+    parser = argparse.ArgumentParser(
+        prog="experiment",
+        description="Trains a network, converts it into spiking networks, and compares them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # what is not given, Experiment decides
+    )
+    add = parser.add_argument
+    networks, datasets = ", ".join(ann_training.TRAINING_FUNCTIONS), ", ".join(ann_training.DATASETS)
+    codes = "; ".join(f"{code.name}: {code.summary}" for code in spiking.ENCODINGS.values())
+    add("--network", dest="training_function", metavar="NAME", default=DEFAULT_NETWORK, help=networks)
+    add("--dataset", metavar="NAME", default="mnist_sample", help=f"{datasets}, or the path of an .npz file")
+    add("--encoding", nargs="+", metavar="NAME", default=list(spiking.ENCODINGS), help=codes)
+    add("--timesteps", type=number, metavar="T", help="number of time steps (default: the encoding's own)")
+    add("--epochs", type=number, metavar="N", help="of the ANN's training (default: 10)")
+    add("--norm-percentile", type=number, metavar="P", help="of the activations, becomes full activity (default: 99.9)")
+    add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
+    add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
+    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: the encoding's own)")
+    add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
+    add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
+    add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")
+    add("--data-dir", metavar="DIR", help="folder that is searched first for the data set")
+    add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
+    add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
+    add("--force-training", action="store_true", help="train even if the same ANN has been trained before")
+    add("--disable-training-accuracy", action="store_true", help="evaluate on the test images only")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python experiment.py`: runs one experiment and prints how the encodings compare."""
+    parser = argument_parser()
+    arguments = vars(parser.parse_args(argv))
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        experiment = Experiment(**arguments)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    try:
+        experiment.run()
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was finished stays:")
+    print(f"\n{comparison_table(experiment)}\n")
+    print(f"Results:     {experiment.folder.path}")
+    print(f"TensorBoard: {Path(sys.executable).name} -m tensorboard.main --logdir {experiment.tblogs_dir}")
+
+
+if __name__ == "__main__":
+    main()
