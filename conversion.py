@@ -51,25 +51,79 @@ def _input(layer, reader):
     reader.source.result = "input"
 
 
-@converts(kl.Dense, kl.Conv2D)
+@converts(
+    kl.Dense,
+    kl.Conv1D,
+    kl.Conv2D,
+    kl.Conv3D,
+    kl.Conv1DTranspose,
+    kl.Conv2DTranspose,
+    kl.Conv3DTranspose,
+    kl.DepthwiseConv1D,
+    kl.DepthwiseConv2D,
+    kl.SeparableConv1D,
+    kl.SeparableConv2D,
+)
 def _weighted(layer, reader):
     reader.linear(layer)
     reader.activation(layer.activation)
 
 
-@converts(kl.Flatten)
+@converts(
+    kl.Flatten,
+    kl.Reshape,
+    kl.Permute,
+    kl.ZeroPadding1D,
+    kl.ZeroPadding2D,
+    kl.ZeroPadding3D,
+    kl.Cropping1D,
+    kl.Cropping2D,
+    kl.Cropping3D,
+    kl.UpSampling1D,
+    kl.UpSampling2D,
+    kl.UpSampling3D,
+)
 def _linear(layer, reader):
     reader.linear(layer)
 
 
-@converts(kl.AveragePooling2D)
+@converts(
+    kl.AveragePooling1D,
+    kl.AveragePooling2D,
+    kl.AveragePooling3D,
+    kl.GlobalAveragePooling1D,
+    kl.GlobalAveragePooling2D,
+    kl.GlobalAveragePooling3D,
+)
 def _average_pooling(layer, reader):
     reader.average_pool(layer)
 
 
-@converts(kl.MaxPooling2D)
+@converts(
+    kl.MaxPooling1D,
+    kl.MaxPooling2D,
+    kl.MaxPooling3D,
+    kl.GlobalMaxPooling1D,
+    kl.GlobalMaxPooling2D,
+    kl.GlobalMaxPooling3D,
+)
 def _max_pooling(layer, reader):
     reader.max_pool(layer)
+
+
+@converts(kl.Rescaling)
+def _rescaling(layer, reader):
+    reader.affine(layer, np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64))
+
+
+@converts(kl.Normalization)
+def _normalization(layer, reader):
+    mean, variance = (np.asarray(values, np.float64)[0] for values in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    if layer.invert:
+        reader.affine(layer, deviation, mean)
+    else:
+        reader.affine(layer, 1 / deviation, -mean / deviation)
 
 
 @converts(kl.BatchNormalization)
@@ -87,7 +141,16 @@ def _batch_normalization(layer, reader):
     reader.affine(layer, scale.reshape(shape), shift.reshape(shape))
 
 
-@converts(kl.Dropout)
+@converts(
+    kl.Dropout,
+    kl.SpatialDropout1D,
+    kl.SpatialDropout2D,
+    kl.SpatialDropout3D,
+    kl.AlphaDropout,
+    kl.GaussianDropout,
+    kl.GaussianNoise,
+    kl.ActivityRegularization,
+)
 def _training_only(layer, reader):
     reader.drop()
 
@@ -117,7 +180,7 @@ def read(ann) -> FoldedNetwork:
     """Reads an ANN and folds BatchNorm into its kernels, exactly.
 
     Args:
-        ann: a built `keras.Sequential`.
+        ann: a built `keras.Sequential`, or a functional model that is a plain chain; models may be nested.
 
     Returns:
         The folded network: the same function as a row of stages.
@@ -125,18 +188,57 @@ def read(ann) -> FoldedNetwork:
     Raises:
         ConversionError: a layer, an argument or a weight cannot be converted; names it.
     """
-    if not isinstance(ann, keras.Sequential):
+    if not _is_model(ann):
         raise ConversionError(
-            f"A chain of layers can be converted, given as keras.Sequential. Received: ann of type {type(ann).__name__}"
+            "A chain of layers can be converted, given as keras.Sequential or as a functional model. Received: ann of "
+            f"type {type(ann).__name__}"
         )
     if not ann.built or not ann.layers:
         raise ConversionError("The ANN has no weights yet: give it an Input layer, or call or fit it once.")
-    reader = Reader(ann.input_shape[1:], CONVERTERS)
+    if len(ann.inputs) != 1 or len(ann.outputs) != 1:
+        raise ConversionError(
+            f"The ANN must have one input and one output. Received: {len(ann.inputs)} inputs and {len(ann.outputs)} "
+            "outputs."
+        )
     if None in ann.input_shape[1:]:
         raise ConversionError(f"The ANN must take images of one size. Received: input_shape={ann.input_shape}")
-    for layer in ann.layers:
-        reader.read(layer, layer.name)
+    reader = Reader(ann.input_shape[1:], CONVERTERS)
+    names = set()
+    for path, layer in _chain(ann):
+        name = path[-1] if path[-1] not in names else "_".join(path)
+        names.add(name)
+        reader.read(layer, name)
     return reader.finish()
+
+
+def _is_model(layer) -> bool:
+    """Whether it is a Sequential or a functional model (the one kind of Keras model that has `operations`)."""
+    return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
+
+
+def _chain(model, path=()) -> Iterator[tuple[tuple[str, ...], keras.layers.Layer]]:
+    """The layers of a model in order, nested models unrolled, each with the names on the way to it."""
+    for layer in model.layers if isinstance(model, keras.Sequential) else _functional_chain(model):
+        if _is_model(layer):
+            yield from _chain(layer, (*path, layer.name))
+        else:
+            yield (*path, layer.name), layer
+
+
+def _functional_chain(model) -> list:
+    """The operations of a functional model from its input to its output, each fed by the one before."""
+    chain, tensor = [], model.outputs[0]
+    while tensor is not model.inputs[0]:
+        operation, node, _ = tensor._keras_history
+        sources = operation._inbound_nodes[node].input_tensors
+        if len(sources) != 1:
+            raise ConversionError(
+                f"Layer '{operation.name}' ({type(operation).__name__}) cannot be converted: it joins {len(sources)} "
+                "tensors. Only plain chains can be converted, without shortcuts or branches."
+            )
+        chain.append(operation)
+        tensor = sources[0]
+    return chain[::-1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

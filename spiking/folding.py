@@ -172,7 +172,7 @@ class Reader:
             raise source.refuse("no converter is registered for its type", f"Supported are: {supported}.")
         if getattr(layer, "data_format", None) == "channels_first":
             raise source.refuse("data_format='channels_first'", "Build the network with channels_last.")
-        for weight in layer.weights:
+        for weight in getattr(layer, "weights", ()):
             if not np.all(np.isfinite(np.asarray(weight))):
                 raise source.refuse(f"its weight '{weight.name}' holds NaN or infinity", "Train the network anew.")
         self.sources.append(source)
