@@ -46,10 +46,14 @@ class SpikingInput(keras.layers.Layer):
         """The input in time step t (from 0), for a preprocessed image."""
         raise TypeError(f"{type(self).__name__} codes nothing: use an input layer of one of the encodings.")
 
-    def first_current(self, images: tf.Tensor, current: Callable) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The first cell's `current` as a function of the time step; what is constant is computed once."""
+    def start(self, images: tf.Tensor, cell, state) -> tuple[tuple, Callable]:
+        """Prepares the first cell for the loop, so that what is constant in time is computed once.
+
+        Returns:
+            The cell's initial state, and its `current` as a function of the time step; None stands for no current.
+        """
         image = self.preprocess(images)
-        return lambda t: current(self.at_step(image, t))
+        return state, lambda t: cell.current(self.at_step(image, t))
 
     def call(self, images):
         image = self.preprocess(images)
@@ -85,25 +89,22 @@ class ConstantCurrent(SpikingInput):
     def at_step(self, image, t):
         return image
 
-    def first_current(self, images, current):
-        constant = current(self.preprocess(images))
-        return lambda t: constant
+    def start(self, images, cell, state):
+        constant = cell.current(self.preprocess(images))
+        return state, lambda t: constant
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SingleEvent(SpikingInput):
-    """The image as one graded event in the first time step, for cells whose `current` is linear."""
+    """The image as one graded event in the first time step, for cells that keep a `current` in their state."""
 
     def at_step(self, image, t):
         return image * tf.cast(t == 0, image.dtype)
 
-    def first_current(self, images, current):
-        return self.once(current(self.preprocess(images)))
-
-    @staticmethod
-    def once(event):
-        """What is given in the first time step and 0 later, as a function of the time step."""
-        return lambda t: tf.nest.map_structure(lambda part: part * tf.cast(t == 0, part.dtype), event)
+    def start(self, images, cell, state):
+        # The event switches a current on that stays: it is on from the start, and nothing comes after it.
+        event = cell.synapse(self.preprocess(images))
+        return state._replace(current=state.current + event), lambda t: None
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

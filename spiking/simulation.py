@@ -58,7 +58,8 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
     hidden = cells[:-1]
     batch = tf.shape(images)[0]
     timesteps = source.timesteps
-    first_current = source.first_current(images, cells[0].current)
+    states = [cell.get_initial_state(batch) for cell in cells]
+    states[0], first_current = source.start(images, cells[0], states[0])
 
     dtype = cells[-1].compute_dtype
     rasters, readouts = (), ()
@@ -91,7 +92,7 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
     start = (
         tf.constant(0),
         cells[-1].filled(batch, shape=cells[-1].neurons_shape),
-        tuple(cell.get_initial_state(batch) for cell in cells),
+        tuple(states),
         per_neuron(SPIKE_COUNTS),
         per_neuron(FIRST_SPIKE_TIMES),
         rasters,

@@ -15,11 +15,11 @@ from spiking.simulation import simulate_clock
 
 
 class NeuronState(NamedTuple):
-    """`current`: synaptic current g; `potential`: V; `fired`: 1 once the neuron has fired. Each `(batch, …)`."""
+    """`current`: synaptic current g; `potential`: V; `armed`: 1 until the neuron fires, then 0. Each `(batch, …)`."""
 
     current: tf.Tensor
     potential: tf.Tensor
-    fired: tf.Tensor
+    armed: tf.Tensor
 
 
 class IntegratorState(NamedTuple):
@@ -64,7 +64,7 @@ class LifNeuronCell(SpikingCell):
         self.alpha = decay(tau)
 
     def get_initial_state(self, batch_size):
-        return NeuronState(initial_current(self, batch_size), self.filled(batch_size), self.filled(batch_size))
+        return NeuronState(initial_current(self, batch_size), self.filled(batch_size), self.filled(batch_size, 1))
 
     current = SpikingCell.synapse
 
@@ -72,11 +72,11 @@ class LifNeuronCell(SpikingCell):
         return self.fire(current, state, self.threshold)
 
     def fire(self, current, state, threshold):
-        """The step at a given threshold, a number or one value a neuron."""
-        current = state.current + current
+        """The step at a given threshold, a number or one value a neuron; `current` None if nothing arrives."""
+        current = state.current if current is None else state.current + current
         potential = current + (state.potential if self.alpha == 1 else self.alpha * state.potential)
-        spikes = spike(potential, threshold) * (1 - state.fired)
-        return spikes, NeuronState(current, potential, state.fired + spikes)
+        spikes = spike(potential, threshold) * state.armed
+        return spikes, NeuronState(current, potential, state.armed - spikes)
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold, "tau": self.tau}
@@ -121,7 +121,7 @@ class IntegratorNeuronCell(SpikingCell):
 
     def step(self, current, state):
         time = state.time + 1
-        current = state.current + current
+        current = state.current if current is None else state.current + current
         potential = state.potential + current
         return self.activation(potential / time), IntegratorState(current, potential, time)
 

@@ -71,9 +71,9 @@ class LifNeuronCell(ttfs.LifNeuronCell, TwoStreamNeurons):
         return tf.cast(pending, self.compute_dtype)
 
     def step(self, current, state):
-        arrived, bound = current
+        arrived, bound = (None, 0) if current is None else current
         spikes, state = self.fire(arrived, state, self.threshold + bound)
-        pending = (1 - state.fired) * tf.cast(state.current > 0, spikes.dtype)
+        pending = state.armed * tf.cast(state.current > 0, spikes.dtype)
         return (spikes, pending), state
 
 
@@ -116,16 +116,9 @@ class IntegratorNeuronCell(ttfs.IntegratorNeuronCell, TwoStreamCell):
 class SingleEventNothingPending(SingleEvent):
     """The image as one graded event in the first time step; after it nothing more comes, so nothing is pending."""
 
-    def pair_at_step(self, image, t):
-        """The event, and no pending flags."""
-        event = super().at_step(image, t)
-        return event, tf.zeros_like(event)
-
     def at_step(self, image, t):
-        return tf.stack(self.pair_at_step(image, t), axis=-1)
-
-    def first_current(self, images, current):
-        return self.once(current(self.pair_at_step(self.preprocess(images), tf.constant(0))))
+        event = super().at_step(image, t)
+        return tf.stack([event, tf.zeros_like(event)], axis=-1)
 
     def compute_output_shape(self, input_shape):
         return (*super().compute_output_shape(input_shape), 2)

@@ -1,0 +1,401 @@
+"""Why a spiking network differs from its ANN: the error of each layer split by cause, and what to change.
+
+For the neurons of one layer let a be the ANN's activation, s the SNN's activity (both in the ANN's units), r the
+activation the ANN's layer would give for the SNN's own inputs, and Q the rounding to the nearest value that the code
+can express, the largest of which is C. Then, root mean squares over neurons and images, relative to that of a:
+
+    clipping      min(a, C) − a             activations the layer cannot express
+    quantisation  Q(a) − min(a, C)          what rounding to the code's grid costs by itself
+    arrival       s − Q(r)                  inputs that come unevenly, too early or too late; the rest of the local error
+    input         r − a                     accumulated error of the layers before
+    error         s − a
+
+Clipping and quantisation are taken at a and not at r, so that they show in a layer whatever the layers before do.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from keras import layers as kl
+
+import spiking
+from spiking.encoding import Encoding
+from spiking.folding import FoldedNetwork
+from spiking.layers import SpikingSequential
+from spiking.simulation import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+
+# What a finding can name.
+BATCH_NORM = "batch_norm"
+DEAD = "dead"
+CLIPPING = "clipping"
+SCALE = "scale"
+THRESHOLD = "threshold"
+TIMESTEPS = "timesteps"
+ARRIVAL = "arrival"
+CAUSES = (BATCH_NORM, DEAD, CLIPPING, SCALE, THRESHOLD, TIMESTEPS, ARRIVAL)
+
+# From what size an error is reported, relative to the layer's activation. Networks that lose less than 0.5 points
+# stay below (benchmarks/diagnosis.py).
+CLIPPING_LIMIT = 0.1
+QUANTISATION_LIMIT = 0.1
+LOST_LIMIT = 0.15
+ARRIVAL_LIMIT = 0.25
+# The same for BatchNorm, in standard deviations (of the mean) and as ln of the ratio of standard deviations.
+BATCH_NORM_LIMIT = 0.5
+# Statistics over fewer images say little.
+SMALL_BATCH = 32
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """The error of one layer of neurons, split; see the module's docstring.
+
+    Attributes:
+        name: of the layer.
+        activation: root mean square of the ANN's activation, in its units.
+        error, clipping, quantisation, arrival, input: root mean squares relative to `activation`; NaN if that is 0.
+        clipped_share: share of all activations that exceed C.
+        lost_share: share of the activation r that belongs to neurons without a spike, Σ r[s = 0] / Σ r.
+        largest: largest activation of the ANN; with λ per channel the root mean square over channels, and so below.
+        ceiling: C, the largest activity the layer can express, in the ANN's units.
+        scale: λ, the activation that the conversion took for full activity.
+    """
+
+    name: str
+    activation: float
+    error: float
+    clipping: float
+    quantisation: float
+    arrival: float
+    input: float
+    clipped_share: float
+    lost_share: float
+    largest: float
+    ceiling: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        layer: its name.
+        cause: one of `CAUSES`.
+        severity: size of the error, relative to the layer's activation; for BatchNorm in standard deviations.
+        evidence: the numbers it rests on.
+        advice: what to change.
+    """
+
+    layer: str
+    cause: str
+    severity: float
+    evidence: str
+    advice: str
+
+    def __str__(self):
+        return f"{self.layer}: {self.cause} ({self.severity:.2g}). {self.evidence} {self.advice}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong with a converted network.
+
+    Attributes:
+        images: number of images looked at.
+        same_class: share of them on which ANN and SNN name the same class.
+        layers: the split error of each layer of neurons, in order.
+        findings: worst first; empty for a healthy network.
+    """
+
+    images: int
+    same_class: float
+    layers: list[LayerErrors]
+    findings: list[Finding]
+
+    def __str__(self):
+        parts = ("error", "clipping", "quantisation", "arrival", "input", "lost_share")
+        width = max([5, *(len(layer.name) for layer in self.layers)])
+        rows = [f"{'layer':<{width}}" + "".join(f"{part:>14}" for part in parts)]
+        for layer in self.layers:
+            rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in parts))
+        found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
+        head = f"{self.images} images, the same class on {self.same_class:.2%}"
+        return "\n".join([head, *rows, "Findings, worst first:", *found])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The error of a layer
+
+
+def levels(code: Encoding, settings, timesteps: int) -> np.ndarray:
+    """All activities one neuron can express, ascending from 0, in units of λ.
+
+    Args:
+        code: the encoding; its activity depends on the spike count or on the time of the first spike.
+        settings: of the conversion.
+        timesteps: of the whole simulation.
+    """
+    steps = np.arange(1, timesteps + 1, dtype=np.float32)
+    once = np.ones_like(steps)
+    by_time = np.asarray(code.activity(once, steps, settings))
+    by_count = np.asarray(code.activity(steps, once, settings))
+    return np.unique(np.append(by_count if np.ptp(by_time) == 0 else by_time, 0.0)).astype(np.float64)
+
+
+class LayerErrorSums:
+    """Streams the error of one layer of neurons.
+
+    Args:
+        name: of the layer.
+        grid: what `levels` gives.
+        scale: λ, a number or one per channel.
+    """
+
+    def __init__(self, name: str, grid: np.ndarray, scale):
+        self.name, self.grid, self.scale = name, grid, np.asarray(scale, np.float64)
+        self.midpoints = (grid[1:] + grid[:-1]) / 2
+        self.squares = dict.fromkeys(("activation", "error", "clipping", "quantisation", "arrival", "input"), 0.0)
+        self.clipped = self.lost = self.response = self.values = 0
+        self.largest = np.zeros(self.scale.shape)
+
+    def rounded(self, values: np.ndarray) -> np.ndarray:
+        """The nearest values that the layer can express."""
+        return self.grid[np.searchsorted(self.midpoints, values / self.scale)] * self.scale
+
+    def update(self, target: np.ndarray, activity: np.ndarray, response: np.ndarray) -> None:
+        """Adds a batch of a, s and r, each `(batch, …)` in the ANN's units."""
+        target, activity, response = (np.asarray(values, np.float64) for values in (target, activity, response))
+        ceiling = self.grid[-1] * self.scale
+        clipped = np.minimum(target, ceiling)
+        parts = {
+            "activation": target,
+            "error": activity - target,
+            "clipping": clipped - target,
+            "quantisation": self.rounded(target) - clipped,
+            "arrival": activity - self.rounded(response),
+            "input": response - target,
+        }
+        for name, part in parts.items():
+            self.squares[name] += float(np.sum(part**2))
+        self.values += target.size
+        self.clipped += int(np.sum(target > ceiling * (1 + 1e-6)))
+        self.response += float(response.sum())
+        self.lost += float(response[activity == 0].sum())
+        axes = tuple(range(target.ndim - self.largest.ndim))
+        self.largest = np.maximum(self.largest, target.max(axis=axes))
+
+    def result(self) -> LayerErrors:
+        """The errors so far."""
+        roots = {name: math.sqrt(square / self.values) for name, square in self.squares.items()}
+        size = roots.pop("activation")
+        root_mean_square = lambda values: float(np.sqrt(np.mean(np.square(values))))  # noqa: E731
+        return LayerErrors(
+            name=self.name,
+            activation=size,
+            **{name: root / size if size else math.nan for name, root in roots.items()},
+            clipped_share=self.clipped / self.values,
+            lost_share=self.lost / self.response if self.response else 0.0,
+            largest=root_mean_square(self.largest),
+            ceiling=root_mean_square(self.grid[-1] * self.scale),
+            scale=root_mean_square(self.scale),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# BatchNorm
+
+
+class BatchNormCheck:
+    """Compares the moving statistics of BatchNorm layers with those of their inputs.
+
+    Every BatchNorm passes its batch on normalised by the batch's own statistics, so that one wrong layer does not
+    spoil what the next ones get.
+
+    Args:
+        chain: (name, layer) of the ANN's layers, in order.
+    """
+
+    def __init__(self, chain: Sequence[tuple]):
+        last = max((n for n, (_, layer) in enumerate(chain) if isinstance(layer, kl.BatchNormalization)), default=-1)
+        self.chain = chain[: last + 1]
+        self.sums = {}  # name -> number of images, Σ mean, Σ square per channel, weighted by the images
+
+    def update(self, images: np.ndarray) -> None:
+        """Adds a batch."""
+        if not self.chain or (self.sums and len(images) < SMALL_BATCH):
+            return
+        x = tf.convert_to_tensor(images)
+        for name, layer in self.chain:
+            if not isinstance(layer, kl.BatchNormalization):
+                x = layer(x, training=False) if layer._call_has_training_arg else layer(x)
+                continue
+            axis = layer.axis % x.shape.rank
+            mean, variance = tf.nn.moments(x, [n for n in range(x.shape.rank) if n != axis], keepdims=True)
+            count, means, squares = self.sums.get(name, (0, 0.0, 0.0))
+            mu, var = (values.numpy().astype(np.float64).ravel() for values in (mean, variance))
+            self.sums[name] = (
+                count + len(images), means + len(images) * mu, squares + len(images) * (var + mu**2)
+            )  # fmt: skip
+            gamma, beta = (None if w is None else tf.reshape(w, mean.shape) for w in (layer.gamma, layer.beta))
+            x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, layer.epsilon)
+
+    def findings(self) -> list[Finding]:
+        """The BatchNorm layers whose statistics are not those of their inputs."""
+        found = []
+        for name, layer in self.chain:
+            if name not in self.sums or not isinstance(layer, kl.BatchNormalization):
+                continue
+            count, means, squares = self.sums[name]
+            mean = means / count
+            variance = np.maximum(squares / count - mean**2, 0) + layer.epsilon
+            stored = np.asarray(layer.moving_variance, np.float64) + layer.epsilon
+            shift = float(np.sqrt(np.mean((np.asarray(layer.moving_mean) - mean) ** 2 / variance)))
+            stretch = float(np.sqrt(np.mean((np.log(stored / variance) / 2) ** 2)))
+            if max(shift, stretch) > BATCH_NORM_LIMIT:
+                evidence = (
+                    f"Its moving mean is {shift:.2g} standard deviations away from the mean of its inputs, its "
+                    f"standard deviation wrong by a factor of {math.exp(stretch):.3g} (root mean squares over channels)."
+                )
+                advice = "Set its moving statistics anew on training images, or train on, with a smaller momentum."
+                found.append(Finding(name, BATCH_NORM, max(shift, stretch), evidence, advice))
+        return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Findings
+
+
+def _dead(layer: LayerErrors) -> Finding:
+    return Finding(
+        layer.name, DEAD, 1.0, "No neuron of it is active in the ANN on any image.",
+        "Look at its weights and biases; train the ANN anew.",
+    )  # fmt: skip
+
+
+def _clipping(layer: LayerErrors) -> Finding:
+    covered = 100 * (1 - layer.clipped_share)
+    return Finding(
+        layer.name, CLIPPING, layer.clipping,
+        f"Its ceiling is {layer.ceiling:.3g}, the {covered:.4g}th percentile of its activations, which reach "
+        f"{layer.largest:.3g}.",
+        f"Convert with a norm_percentile of at least {min(100.0, max(99.9, 100 - layer.clipped_share)):.4g} and with "
+        "calibration images like these.",
+    )  # fmt: skip
+
+
+def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
+    """Too few levels where the activations are: which setting is farthest from where it should be?"""
+    threshold, timesteps = settings["threshold"], settings["timesteps"]
+    farthest = {
+        THRESHOLD: threshold / code.threshold,
+        TIMESTEPS: code.timesteps / timesteps,
+        SCALE: layer.scale / layer.largest,
+    }
+    cause = max(farthest, key=farthest.get)
+    cause = cause if farthest[cause] > 1 else TIMESTEPS
+    severity = max(layer.quantisation, layer.lost_share)
+    needed = math.ceil(timesteps * max(severity / QUANTISATION_LIMIT, 1))
+    advice = {
+        THRESHOLD: f"Lower threshold={threshold:g} towards {code.threshold:g}, or take more time steps than "
+        f"{timesteps}.",
+        TIMESTEPS: f"Take about {max(needed, code.timesteps)} time steps.",
+        SCALE: f"Its full activity, {layer.scale:.3g}, is {farthest[SCALE]:.2g} times the largest activation: convert "
+        "with a lower norm_percentile, or with calibration images like these.",
+    }
+    return Finding(
+        layer.name, cause, severity,
+        f"Rounding to what threshold={threshold:g} and {timesteps} time steps can express costs "
+        f"{layer.quantisation:.1%}, and {layer.lost_share:.1%} of the activation belongs to neurons that stay silent.",
+        advice[cause],
+    )  # fmt: skip
+
+
+def _arrival(layer: LayerErrors, single_spike: bool, settings) -> Finding:
+    advice = []
+    if settings.get("reset", "subtract") != "subtract":
+        advice.append('Take reset="subtract", which keeps what is above the threshold.')
+    if settings.get("tau", math.inf) < math.inf:
+        advice.append("Take tau=inf: the leak loses what comes early.")
+    if single_spike:
+        advice.append("Neurons fire before all their inputs have come: take a code that waits, such as ttfs_exact.")
+    elif not advice:
+        advice.append(f"Take more than {settings['timesteps']} time steps, or initial_potential=0.5.")
+    return Finding(
+        layer.name, ARRIVAL, layer.arrival,
+        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, so they come unevenly or too early.",
+        " ".join(advice),
+    )  # fmt: skip
+
+
+def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spike: bool) -> list[Finding]:
+    """The faults of the layers of neurons, worst first.
+
+    Uneven arrival behind a layer that speaks too coarsely (few, heavy spikes) follows from that one and is left out.
+
+    Args:
+        layers: in order.
+        code, settings: of the conversion.
+        single_spike: whether a neuron's activity is told by the time of one spike.
+    """
+    found, coarse = [], False
+    for layer in layers:
+        if not layer.activation:
+            found.append(_dead(layer))
+            continue
+        if layer.clipping > CLIPPING_LIMIT:
+            found.append(_clipping(layer))
+        if layer.quantisation > QUANTISATION_LIMIT or layer.lost_share > LOST_LIMIT:
+            found.append(_resolution(layer, code, settings))
+            coarse = True
+        elif layer.arrival > ARRIVAL_LIMIT and not coarse:
+            found.append(_arrival(layer, single_spike, settings))
+    return sorted(found, key=lambda finding: -finding.severity)
+
+
+def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tuple], batches: Iterable) -> Diagnosis:
+    """Compares a spiking network with its ANN layer by layer, in one pass; memory does not grow with the images.
+
+    Args:
+        folded: the ANN, folded.
+        snn: the network made of it.
+        chain: (name, layer) of the ANN's own layers, in order, for their BatchNorm statistics.
+        batches: of images `(batch, …)`, checked; `conversion.diagnose` makes them.
+
+    Raises:
+        ValueError: the two networks do not belong together, or there is no image.
+    """
+    hidden, stages = snn.hidden_layers, folded.stages[:-1]
+    if [layer.name for layer in hidden] != [stage.name for stage in stages]:
+        raise ValueError(
+            "The SNN must have been converted from this ANN. Received: hidden layers "
+            f"{[layer.name for layer in hidden]} for {[stage.name for stage in stages]}. Convert it anew."
+        )
+    code, settings = spiking.get_encoding(snn.encoding), snn.settings
+    grid = levels(code, settings, snn.timesteps)
+    every_stage = folded.function(every_stage=True)
+    alone = [FoldedNetwork(stage.chain.input_shape, [], [stage]).function() for stage in stages]
+    sums = [LayerErrorSums(stage.name, grid, scale) for stage, scale in zip(stages, snn.scales, strict=True)]
+    check, seen, same = BatchNormCheck(chain), 0, 0
+    for images in batches:
+        simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+        *targets, scores = (values.numpy() for values in every_stage(images))
+        inputs = snn.layers[0].preprocess(tf.convert_to_tensor(images, snn.compute_dtype))
+        measured = zip(sums, stages, alone, targets, simulation.spike_counts, simulation.first_spike_times, strict=True)
+        for each, stage, run, target, counts, times in measured:
+            activity = np.asarray(code.activity(counts, times, settings)) * each.scale
+            if stage.holds_neurons:
+                each.update(target, activity, run(inputs).numpy())
+            inputs = tf.convert_to_tensor(activity, snn.compute_dtype)
+        same += int(np.sum(scores.argmax(-1) == simulation.output.numpy().argmax(-1)))
+        check.update(images)
+        seen += len(images)
+    if not seen:
+        raise ValueError("The diagnosis needs at least one image. Received: none.")
+    layers = [each.result() for each, stage in zip(sums, stages, strict=True) if stage.holds_neurons]
+    single_spike = np.ptp(np.asarray(code.activity(np.arange(1.0, 3.0), np.ones(2), settings))) == 0
+    found = check.findings() + findings(layers, code, settings, bool(single_spike))
+    return Diagnosis(seen, same / seen, layers, sorted(found, key=lambda finding: -finding.severity))
