@@ -19,8 +19,11 @@ from keras import layers as kl
 
 import spiking
 from spiking.calibration import METHODS, Histogram, check_percentile
+from spiking.diagnosis import Diagnosis
+from spiking.diagnosis import diagnose as diagnose_layers
 from spiking.encoding import check_choice
 from spiking.folding import ConversionError, FoldedNetwork, Reader
+from spiking.latency import EarlyExit, early_exit
 from spiking.layers import SpikingRNN, SpikingSequential
 from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 from spiking.statistics import Analysis, analyse
@@ -656,3 +659,29 @@ def snn_activation_analysis(
 
 def _holds_labels(data) -> bool:
     return isinstance(data, tf.data.Dataset) and isinstance(data.element_spec, tuple) and len(data.element_spec) == 2
+
+
+def diagnose(ann, snn: SpikingSequential, images, batch_size: int = BATCH_SIZE) -> Diagnosis:
+    """Which layer of a converted network loses what, why, and what to change; worst first, see `spiking.diagnosis`.
+
+    Args:
+        ann: the ANN.
+        snn: what `convert_ann_to_snn` made of it.
+        images: array, dataset or callable, as for calibration; some hundred are enough.
+    """
+    folded = read(ann)
+    chain = [(path[-1], layer) for path, layer in _chain(ann)]
+    return diagnose_layers(folded, snn, chain, image_batches(images, folded.input_shape, "images", batch_size))
+
+
+def snn_early_exit(
+    snn: SpikingSequential, images, labels=None, margins=0.5, batch_size: int = BATCH_SIZE
+) -> EarlyExit | list[EarlyExit]:
+    """Accuracy and mean latency if every sample stops once its best score leads by the margin.
+
+    Args:
+        snn: the spiking network.
+        images, labels: as `labelled_batches` takes them.
+        margins: one, or several for a list of results, in the units of the output.
+    """
+    return early_exit(snn, labelled_batches(snn, images, labels, batch_size), margins)

@@ -209,6 +209,7 @@ class Experiment:
         self.training_function = check_training_function(training_function)
         function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
         self.network = function_name.removeprefix("train_network_")
+        self.name = None if name is None else check_name("name", name)
         self.results_dir = check_folder("results_dir", results_dir)
         self.tblogs_dir = check_folder("tblogs_dir", tblogs_dir)
         self.data_dir = data_dir
@@ -216,8 +217,9 @@ class Experiment:
             dataset, data_dir=data_dir, image_size_rescale=image_size_rescale, image_depth_increase=image_depth_increase
         )
         check_fit(self.training_function, self.data)
-        default = f"{self.network}-{self.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        self.name = check_name("name", re.sub(r"[^\w.-]", "_", default) if name is None else name)
+        if self.name is None:
+            started = f"{datetime.now():%Y%m%d-%H%M%S}"
+            self.name = re.sub(r"[^\w.-]", "_", f"{self.network}-{self.data.name}-{started}")
         self.tensorboard_title = check_name("tensorboard_title", tensorboard_title or self.name)
         # Read by the training, see `ann_training.TrainingSettings`; set for each training.
         self.activation, self.callbacks = "relu", ()
@@ -250,13 +252,11 @@ class Experiment:
         key = activation_key(activation)
         if key not in self._anns:
             name = f"ann-{result.encoding}" if self._anns else "ann"
-            settings = copy.copy(self)
-            settings.activation = activation
-            settings.callbacks = (keras.callbacks.TensorBoard(str(self.folder.tblogs / name), write_graph=False),)
+            view = copy.copy(self)  # the experiment as this training sees it
+            view.activation = activation
+            view.callbacks = (keras.callbacks.TensorBoard(str(self.folder.tblogs / name), write_graph=False),)
             keras.utils.set_random_seed(self.seed)
-            model = self.training_function(
-                settings, self.data.train, self.data.test, force_training=self.force_training
-            )
+            model = self.training_function(view, self.data.train, self.data.test, force_training=self.force_training)
             self.folder.save_model(f"{name}.keras", model)
             self._anns[key] = Ann(model, name)
         result.ann = self._anns[key]
@@ -270,12 +270,16 @@ class Experiment:
         return spiking.get_encoding(encoding).hidden_activation(self.beta)
 
     def convert(self, encoding: str | None = None) -> spiking.SpikingSequential:
-        """Converts the ANN, calibrated on training images."""
+        """Converts the ANN, calibrated on a random choice of training images."""
         result = self.result(encoding)
         ann = result.ann.model if result.ann else self.train(encoding)
-        calibration = self.data.x_train[:CALIBRATION_IMAGES]
+        chosen = np.random.default_rng(self.seed).permutation(len(self.data.x_train))[:CALIBRATION_IMAGES]
         result.snn = conversion.convert_ann_to_snn(
-            ann, calibration, result.encoding, norm_percentile=self.norm_percentile, **result.settings
+            ann,
+            self.data.x_train[np.sort(chosen)],
+            result.encoding,
+            norm_percentile=self.norm_percentile,
+            **result.settings,
         )
         return result.snn
 
@@ -332,12 +336,13 @@ class Experiment:
         Raises:
             RuntimeError: `snn_activation_analysis` has not been called.
         """
-        result, folder = self.result(encoding), self.folder
+        result = self.result(encoding)
         if result.analysis is None:
             raise RuntimeError(
                 "A finished analysis is logged. Received: log() before snn_activation_analysis(). "
                 "Call snn_activation_analysis() first, or run()."
             )
+        folder = self.folder
         folder.save_model(f"snn-{result.encoding}.keras", result.snn)
         result.figures = save_figures(folder, result, self._finished(), self._evaluation_data()["test"][0])
         log_to_tensorboard(folder.tblogs / result.encoding, result)
@@ -547,8 +552,7 @@ class RunFolder:
     @classmethod
     def claim(cls, results_dir: Path, name: str, tblogs_dir: Path, title: str) -> "RunFolder":
         """Makes the folders of a new run, with the first number behind the names that makes them new."""
-        for number in itertools.count(1):
-            suffix = "" if number == 1 else f"-{number}"
+        for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
             folder = cls(results_dir / (name + suffix), tblogs_dir / (title + suffix))
             if folder.tblogs.exists():
                 continue
@@ -558,7 +562,6 @@ class RunFolder:
                 continue
             folder.tblogs.mkdir(parents=True, exist_ok=True)
             return folder
-        raise AssertionError("unreachable")
 
     def write_json(self, name: str, content) -> None:
         """Writes strict JSON: infinite numbers as "inf" and "-inf", NaN as "nan"."""
@@ -618,15 +621,17 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
     }
     activities = conversion.ann_and_snn_activations_per_layer(ann, snn, images[:CORRELATION_IMAGES])
     curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
-    accuracies = {each.encoding: each.metrics["ann/eval/test"] for each in finished}
-    shared = len({id(each.ann) for each in finished}) == 1
+    anns = {each.ann.name: each for each in reversed(finished)}  # a line per ANN, named after its first encoding
+    references = {each.encoding: each.metrics["ann/eval/test"] for each in reversed(anns.values())}
     figures = {
         f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
         f"activity-{encoding}": plotting.ann_snn_correlation(
             activities, title=f"{encoding}: activity of ANN and SNN, {len(images[:CORRELATION_IMAGES])} test images"
         ),
         "accuracy_per_timestep": plotting.accuracy_per_timestep(
-            curves, accuracies[encoding] if shared else accuracies, title="Accuracy on the test images"
+            curves,
+            references if len(references) > 1 else result.metrics["ann/eval/test"],
+            title="Accuracy on the test images",
         ),
     }
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
@@ -743,7 +748,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--norm-percentile", type=number, metavar="P", help="of the activations, becomes full activity (default: 99.9)")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
-    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: the encoding's own)")
+    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")
@@ -766,11 +771,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     try:
         experiment.run()
+        interrupted = False
     except KeyboardInterrupt:
+        interrupted = True
         print("\nInterrupted. What was finished stays:")
     print(f"\n{comparison_table(experiment)}\n")
     print(f"Results:     {experiment.folder.path}")
     print(f"TensorBoard: {Path(sys.executable).name} -m tensorboard.main --logdir {experiment.tblogs_dir}")
+    if interrupted:
+        sys.exit(130)  # 128 + SIGINT, as shells have it
 
 
 if __name__ == "__main__":

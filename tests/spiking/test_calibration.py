@@ -1,0 +1,121 @@
+"""Percentiles from one pass in constant memory, against all values kept and sorted."""
+
+import math
+
+import numpy as np
+import pytest
+
+from spiking.calibration import BINS_PER_OCTAVE, OCTAVES, Histogram, check_percentile
+
+RNG = np.random.default_rng(0)
+# dense samples: neighbouring values of the sorted sample are closer than the stated error
+SAMPLES = {
+    "uniform": RNG.uniform(0, 3, 200_000),
+    "half normal": np.abs(RNG.normal(0, 0.02, 200_000)),
+    "rectified normal": np.maximum(RNG.normal(0, 1, 200_000), 0),
+    "lognormal": RNG.lognormal(0, 2, 200_000),
+    "exponential, large": 1e4 * RNG.exponential(size=200_000),
+    "exponential, tiny": 1e-4 * RNG.exponential(size=200_000),
+    "bimodal": np.concatenate([RNG.normal(0.1, 0.001, 100_000), RNG.normal(50, 0.1, 100_000)]),
+}
+# Stated: off by at most the width of a bin, 0.4% of the quantile (1/256).
+ERROR = 1 / BINS_PER_OCTAVE
+
+
+def filled(values, batches=1, channels=1):
+    histogram = Histogram(channels)
+    for part in np.array_split(np.asarray(values), batches):
+        histogram.update(part)
+    return histogram
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("percent", [1.0, 25.0, 60.0, 90.0, 99.0, 99.9])
+def test_percentile_within_the_stated_error(name, percent):
+    values = SAMPLES[name].astype(np.float32)
+    found = filled(values).percentile(percent)[0]
+    # the smallest value that at least that share of the values does not exceed, exactly as stated
+    assert found == pytest.approx(np.percentile(values, percent, method="inverted_cdf"), rel=ERROR, abs=2.0**-24)
+    # and numpy's usual percentile, where the sample is dense
+    assert found == pytest.approx(np.percentile(values, percent), rel=1.5 * ERROR, abs=2.0**-24)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 37])
+def test_small_samples(size):
+    values = np.random.default_rng(size).lognormal(0, 1, size).astype(np.float32)
+    histogram = filled(values)
+    for percent in (5.0, 33.0, 51.0, 95.0):
+        expected = np.percentile(values, percent, method="inverted_cdf")
+        assert histogram.percentile(percent)[0] == pytest.approx(expected, rel=ERROR)
+
+
+def test_the_maximum_is_exact():
+    for values in SAMPLES.values():
+        assert filled(values).percentile(100.0)[0] == np.float32(values.max())
+    assert filled([3e9, 1.0]).percentile(100)[0] == np.float32(3e9)
+
+
+def test_never_above_the_maximum():
+    values = np.full(100, 1.0019)
+    assert filled(values).percentile(99.9)[0] <= np.float32(1.0019)
+
+
+def test_zeros_count():
+    # Three quarters are zero: percentiles up to 75 are zero, the median of the rest is the 87.5th.
+    values = np.concatenate([np.zeros(75_000), RNG.uniform(1, 2, 25_000)])
+    histogram = filled(values)
+    assert histogram.percentile(50.0)[0] == 0 and histogram.percentile(74.9)[0] == 0
+    assert histogram.percentile(87.5)[0] == pytest.approx(1.5, rel=2 * ERROR)
+
+
+def test_nothing_but_zeros_and_nothing_at_all():
+    assert filled(np.zeros(10)).percentile(99.9)[0] == 0
+    assert filled(np.zeros(10)).percentile(100)[0] == 0
+    assert Histogram().percentile(99.9)[0] == 0
+    empty = Histogram()
+    empty.update(np.zeros((0, 4)))
+    assert empty.percentile(100.0)[0] == 0
+
+
+def test_order_and_batches_do_not_matter():
+    values = SAMPLES["lognormal"]
+    whole, parts = filled(values), filled(values[::-1], batches=13)
+    np.testing.assert_array_equal(whole.counts, parts.counts)
+    assert whole.percentile(99.9) == parts.percentile(99.9)
+
+
+def test_channels_are_counted_apart():
+    values = np.random.default_rng(1).exponential(size=(50, 20, 10, 3)) * [1e-3, 1.0, 1e3]
+    found = filled(values, channels=3).percentile(99.0)
+    expected = np.percentile(values.reshape(-1, 3), 99.0, axis=0, method="inverted_cdf")
+    np.testing.assert_allclose(found, expected, rtol=ERROR)
+    np.testing.assert_array_equal(filled(values, channels=3).percentile(100), values.max(axis=(0, 1, 2)).astype("f4"))
+
+
+def test_memory_is_constant():
+    histogram = Histogram()
+    shape, size = histogram.counts.shape, histogram.counts.nbytes
+    for scale in (1e-12, 1.0, 1e12):
+        histogram.update(scale * SAMPLES["uniform"])
+    assert histogram.counts.shape == shape and histogram.counts.nbytes == size < 1e6
+    assert histogram.counts.sum() == 600_000
+    assert shape[1] == (OCTAVES[1] - OCTAVES[0]) * BINS_PER_OCTAVE + 1
+
+
+def test_edges_are_logarithmic_by_octaves():
+    edges = Histogram().edges()
+    assert edges[0] == 2.0 ** OCTAVES[0] and edges[-1] == 2.0 ** OCTAVES[1]
+    assert np.all(np.diff(edges) > 0)
+    assert np.max(np.diff(edges) / edges[:-1]) <= ERROR
+    np.testing.assert_array_equal(edges[::BINS_PER_OCTAVE], 2.0 ** np.arange(OCTAVES[0], OCTAVES[1] + 1))
+
+
+@pytest.mark.parametrize("percent", [0, 0.0, -1.0, 100.1, math.nan, math.inf, True])
+def test_percentile_refused(percent):
+    with pytest.raises(ValueError, match=f"norm_percentile={percent}"):
+        check_percentile(percent)
+
+
+@pytest.mark.parametrize("percent", [100, 99.9, 1e-3, np.float32(50)])
+def test_percentile_accepted(percent):
+    assert check_percentile(percent) == float(percent)

@@ -1,0 +1,170 @@
+"""The shape of the code itself: who imports whom, where encodings may be named, how long modules are (DESIGN 1)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {"ann_training", "conversion", "experiment", "optimization", "plotting"}
+# module -> modules of this project it may import when it is imported
+MAY_IMPORT = {
+    "spiking": set(),
+    "ann_training": set(),
+    "plotting": set(),
+    "conversion": {"spiking"},
+    "experiment": {"spiking", "conversion", "ann_training"},
+    "optimization": {"spiking", "conversion", "ann_training", "experiment"},
+}
+# Inside functions only plotting may come in, and never the other way round.
+MAY_IMPORT_LATER = {"plotting"}
+ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
+# ttfs_clamped *is* ttfs with another ANN activation
+MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}}
+ENCODING_NAMES = {"rate", "ttfs", "ttfs_dyn_thresh", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
+
+SPIKING = sorted((ROOT / "spiking").glob("*.py"))
+OUTSIDE = [path for path in sorted(ROOT.glob("*.py")) if path.stem in TOP_LEVEL]
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def modules_of(node):
+    """The dotted names an import statement may bind or load."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            base = f"spiking.{base}".rstrip(".")
+        return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def imports(tree):
+    """(dotted name, whether at import time) of every import in a module."""
+    found = []
+
+    def visit(node, at_import):
+        for child in ast.iter_child_nodes(node):
+            found.extend((name, at_import) for name in modules_of(child))
+            visit(child, at_import and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+    visit(tree, True)
+    return found
+
+
+def project_imports(path):
+    own = {(name.split(".")[0], early) for name, early in imports(parse(path))}
+    return {(name, early) for name, early in own if name in MAY_IMPORT}
+
+
+@pytest.mark.parametrize("path", [*SPIKING, *OUTSIDE], ids=lambda path: path.stem)
+def test_imports_run_one_way(path):
+    module = "spiking" if path in SPIKING else path.stem
+    allowed = MAY_IMPORT[module] | {module}
+    early = {name for name, at_import in project_imports(path) if at_import}
+    late = {name for name, at_import in project_imports(path) if not at_import}
+    assert early <= allowed, f"{path.name} imports {early - allowed}"
+    assert late <= allowed | MAY_IMPORT_LATER, f"{path.name} imports {late - allowed} in a function"
+
+
+def test_imports_are_seen():
+    tree = ast.parse("import a.b\nfrom c import d\ndef f():\n    from . import e\nif x:\n    import g\n")
+    expected = [("a.b", True), ("c", True), ("c.d", True), ("spiking", False), ("spiking.e", False), ("g", True)]
+    assert imports(tree) == expected
+
+
+@pytest.mark.parametrize("name", sorted(ENCODING_MODULES))
+def test_encodings_do_not_import_one_another(name):
+    path = ROOT / "spiking" / f"{name}.py"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not written yet")
+    loaded = {dotted.split(".")[1] for dotted, _ in imports(parse(path)) if dotted.startswith("spiking.")}
+    found = loaded & ENCODING_MODULES - {name}
+    assert found <= MAY_IMPORT_ENCODINGS.get(name, set())
+
+
+def strings_in(node):
+    return {each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+
+
+def name_comparisons(tree):
+    """Lines that compare with an encoding's name: ==, in, match, startswith, or a key of a table looked up by it."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            compared = strings_in(node)
+        elif isinstance(node, ast.match_case):
+            compared = strings_in(node.pattern)
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("startswith", "endswith")
+        ):
+            compared = {text for text in strings_in(node) if "ttfs" in text or text == "rate"} and ENCODING_NAMES
+        else:
+            continue
+        if compared & ENCODING_NAMES:
+            lines.append(getattr(node, "lineno", None) or node.pattern.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.stem)
+def test_no_encoding_is_compared_by_name_outside_spiking(path):
+    assert name_comparisons(parse(path)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if encoding == 'rate': pass",
+        "x = 1 if 'ttfs' != name else 2",
+        "if name in ('ttfs', 'ttfs_exact'): pass",
+        "if name.startswith('ttfs_'): pass",
+        "match name:\n    case 'ttfs_clamped' | 'other': pass",
+    ],
+)
+def test_comparisons_are_seen(code):
+    assert name_comparisons(ast.parse(code))
+
+
+@pytest.mark.parametrize("path", SPIKING, ids=lambda path: path.stem)
+def test_spiking_modules_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: path.stem)
+def test_top_level_modules_are_not_too_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 900
+
+
+def test_no_further_module_at_the_top_level():
+    assert {path.stem for path in ROOT.glob("*.py")} <= TOP_LEVEL
+
+
+def test_no_package_shadows_spiking():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("path", [*SPIKING, *OUTSIDE], ids=lambda path: path.stem)
+def test_no_print_in_library_code(path):
+    """`main`, the command line, may print; the library logs or returns."""
+    tree = parse(path)
+    allowed = {
+        id(call)
+        for function in tree.body
+        if isinstance(function, ast.FunctionDef) and function.name == "main"
+        for call in ast.walk(function)
+    }
+    prints = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        and id(node) not in allowed
+    ]
+    assert prints == []

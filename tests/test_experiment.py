@@ -1,0 +1,479 @@
+"""`Experiment` and the command line, on tiny data and tiny networks."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+import ann_training
+import conversion
+import experiment as module
+import spiking
+from experiment import Experiment, main
+
+# Keras' TensorBoard callback reads the learning rate by np.array(variable), which NumPy 2 wants to have a copy keyword.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:keras.src.backend.tensorflow.core"
+)
+
+CONTRACT_8 = (
+    *("name", "batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile"),
+    *("tau", "threshold", "beta", "encoding", "image_size_rescale", "image_depth_increase", "tensorboard_title"),
+    *("dataset", "training_function", "force_training", "max_images", "disable_training_accuracy"),
+)
+ACCURACIES = {f"{kind}/{part}" for kind in ("ann/eval", "snn/eval", "snn/diff") for part in ("train", "test")}
+TWO = tuple(spiking.ENCODINGS)[:2]
+
+
+def images(count, seed):
+    """Images of three classes: the brighter third says which."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = random.integers(0, 80, (count, 9, 9, 1), np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[3 * label : 3 * label + 3] += 150
+    return pixels, labels
+
+
+DATA = (images(60, 1), images(30, 2))
+
+
+def train_tiny(experiment, ds_train, ds_test, force_training=False):
+    """A training function of a user: two convolutions' worth of nothing, one hidden layer."""
+    train_tiny.calls.append((experiment.activation, force_training))
+    model = keras.Sequential(
+        [
+            keras.Input(ds_train[0].shape[1:]),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(2, 3, activation="relu", name="maps"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation=experiment.activation, name="hidden"),
+            keras.layers.Dense(3, activation="softmax", name="scores"),
+        ],
+        name="tiny",
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*ds_train, epochs=experiment.epochs, verbose=0, callbacks=list(experiment.callbacks))
+    return model
+
+
+train_tiny.calls = []
+
+
+def make(folder, **changes):
+    arguments = {
+        "dataset": DATA,
+        "training_function": train_tiny,
+        "epochs": 2,
+        "timesteps": 8,
+        "batch_size_snn_eval": 10,
+        "results_dir": folder / "experiments",
+        "tblogs_dir": folder / "tblogs",
+    }
+    return Experiment(**{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment with two encodings, what its run returned, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    train_tiny.calls.clear()
+    experiment = make(folder, name="tiny run", encoding=TWO, max_images=25)
+    return experiment, experiment.run(), folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The contract
+
+
+def test_arguments_keep_their_names_and_order():
+    parameters = inspect.signature(Experiment).parameters
+    positional = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
+    assert positional == list(CONTRACT_8)
+    assert all(each.default is not each.empty for each in parameters.values())
+
+
+def test_several_encodings_give_the_metrics_of_the_first_and_of_each(finished):
+    _, metrics, _ = finished
+    assert list(metrics["per_encoding"]) == list(TWO)
+    assert {key: value for key, value in metrics.items() if key != "per_encoding"} == metrics["per_encoding"][TWO[0]]
+
+
+def test_metrics_are_complete_and_consistent(finished):
+    experiment, metrics, _ = finished
+    for encoding, each in metrics["per_encoding"].items():
+        assert ACCURACIES | set(module.ANALYSIS_METRICS) | {"snn/seconds", "snn/timesteps"} <= set(each)
+        for part in ("train", "test"):
+            assert 0 <= each[f"snn/eval/{part}"] <= 1
+            assert each[f"snn/diff/{part}"] == each[f"snn/eval/{part}"] - each[f"ann/eval/{part}"]
+        settings = {name for name in CONTRACT_8 if f"experiment/{name}" in each}
+        # What is missing is no hyperparameter, or unknown to this encoding.
+        assert set(CONTRACT_8) - settings <= {
+            *("name", "tensorboard_title", "force_training", "disable_training_accuracy", "max_rate", "tau")
+        }
+        assert each["experiment/encoding"] == encoding
+        assert each["experiment/timesteps"] == 8
+        assert each["experiment/threshold"] == spiking.ENCODINGS[encoding].threshold
+        analysis = experiment.results[encoding].analysis
+        assert analysis.samples == 25
+        assert analysis.accuracy_per_timestep[-1] == pytest.approx(each["snn/eval/test"])
+        assert each["ann/macs"] == 3 * 3 * 2 * 4 + 8 * 8 + 8 * 3
+
+
+def test_accuracies_are_those_of_the_saved_networks(finished):
+    experiment, metrics, _ = finished
+    (x, y), folder = (part[:25] for part in experiment.data.test), experiment.folder.path
+    ann = keras.models.load_model(folder / "ann.keras")
+    assert conversion.ann_accuracy(ann, x, y) == pytest.approx(metrics["ann/eval/test"])
+    for encoding in TWO:
+        snn = keras.models.load_model(folder / f"snn-{encoding}.keras")
+        expected = metrics["per_encoding"][encoding]["snn/eval/test"]
+        assert conversion.snn_accuracy(snn, x, y) == pytest.approx(expected)
+
+
+def test_encodings_with_the_same_activation_share_an_ann(finished):
+    _, _, _ = finished
+    assert train_tiny.calls == [("relu", False)]
+
+
+def test_an_encoding_with_another_activation_trains_its_own_ann(tmp_path, monkeypatch):
+    first, second = TWO
+    monkeypatch.setattr(Experiment, "ann_activation", lambda self, encoding: "relu" if encoding == first else "relu6")
+    experiment = make(tmp_path, encoding=TWO)
+    train_tiny.calls.clear()
+    assert experiment.train(first) is not experiment.train(second)
+    assert [activation for activation, _ in train_tiny.calls] == ["relu", "relu6"]
+    assert {path.name for path in experiment.folder.path.glob("*.keras")} == {"ann.keras", f"ann-{second}.keras"}
+
+
+@pytest.mark.parametrize(
+    "same", [("relu", "relu"), (keras.layers.ReLU(threshold=0.5), keras.layers.ReLU(threshold=0.5))]
+)
+def test_equal_activations_have_equal_keys(same):
+    assert module.activation_key(same[0]) == module.activation_key(same[1])
+    assert module.activation_key(same[0]) != module.activation_key(keras.layers.ReLU(threshold=0.25))
+
+
+@pytest.mark.parametrize("encoding", spiking.ENCODINGS)
+def test_every_encoding_runs_alone_and_repeats_itself(encoding, tmp_path):
+    runs = [
+        make(tmp_path / str(k), encoding=encoding, max_images=6, disable_training_accuracy=True).run() for k in (1, 2)
+    ]
+    first, second = ({key: value for key, value in run.items() if key != "snn/seconds"} for run in runs)
+    assert first == second
+    assert "per_encoding" not in first
+    assert not [key for key in first if key.endswith("/train")]
+    other = make(tmp_path / "3", encoding=encoding, seed=1)
+    assert any(
+        np.any(a != b)
+        for a, b in zip(
+            other.train().get_weights(),
+            keras.models.load_model(next((tmp_path / "1").glob("experiments/*/ann.keras"))).get_weights(),
+            strict=True,
+        )
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The steps
+
+
+def test_analysis_names_the_missing_call(tmp_path):
+    experiment = make(tmp_path)
+    with pytest.raises(RuntimeError, match=r"snn_accuracy\(\) first"):
+        experiment.snn_activation_analysis()
+    with pytest.raises(RuntimeError, match=r"snn_activation_analysis\(\) first"):
+        experiment.log()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_one_by_one_take_those_before_them(tmp_path):
+    experiment = make(tmp_path, name="steps", max_images=10)
+    ann, snn = experiment.ann_accuracy(), experiment.snn_accuracy()
+    assert set(ann) == {"ann/eval/train", "ann/eval/test"}
+    assert ACCURACIES - set(ann) <= set(snn)
+    assert experiment.snn_activation_analysis().samples == 10
+    assert experiment.log() == tmp_path / "experiments" / "steps"
+    with pytest.raises(ValueError, match="This experiment is about"):
+        experiment.train(TWO[1])
+
+
+def test_settings_reach_only_the_encodings_that_know_them(tmp_path):
+    experiment = make(tmp_path, encoding=list(spiking.ENCODINGS), tau=50.0, max_rate=0.5, threshold=2.0)
+    for encoding, settings in experiment.settings.items():
+        known = spiking.ENCODINGS[encoding].options
+        assert ("tau" in settings) == ("tau" in known)
+        assert settings.get("tau", 50.0) == 50.0
+        assert settings.get("max_rate", 0.5) == 0.5
+        assert settings["threshold"] == 2.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run leaves
+
+
+def test_files_of_a_run(finished):
+    experiment, metrics, folder = finished
+    run = folder / "experiments" / "tiny run"
+    figures = {f"figures/{kind}-{encoding}.png" for kind in ("raster", "activity") for encoding in TWO}
+    networks = {"ann.keras", *(f"snn-{encoding}.keras" for encoding in TWO)}
+    expected = {"config.json", "metrics.json", "figures/accuracy_per_timestep.png"} | figures | networks
+    assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == expected
+
+    config = json.loads((run / "config.json").read_text())
+    assert config["seed"] == 0
+    assert config["encodings"] == list(TWO)
+    assert config["dataset"]["fingerprint"] == experiment.data.fingerprint
+    assert set(config["versions"]) == {"python", "tensorflow", "keras", "numpy", "spiking-toolbox"}
+    assert config["hyperparameters"][TWO[1]]["training_function"] == "train_tiny"
+    assert json.loads((run / "metrics.json").read_text()) == module.plain(metrics["per_encoding"])
+
+
+@pytest.mark.parametrize("encoding", TWO)
+def test_tensorboard_shows_what_the_run_returned(finished, encoding):
+    experiment, metrics, folder = finished
+    log = EventAccumulator(str(folder / "tblogs" / "tiny run" / encoding), size_guidance={"tensors": 0}).Reload()
+    tensors = {tag: log.Tensors(tag) for tag in log.Tags()["tensors"]}
+
+    def numbers(tag):
+        return [np.frombuffer(e.tensor_proto.tensor_content, "<f4")[0] if e.tensor_proto.tensor_content
+                else e.tensor_proto.float_val[0] for e in tensors[tag]]  # fmt: skip
+
+    for tag, value in metrics["per_encoding"][encoding].items():
+        if not isinstance(value, str):
+            assert numbers(tag) == [pytest.approx(value, rel=1e-6)]
+    curve = experiment.results[encoding].analysis.accuracy_per_timestep
+    assert numbers("snn/accuracy_per_timestep") == pytest.approx(curve)
+    assert [event.step for event in tensors["snn/accuracy_per_timestep"]] == list(range(1, len(curve) + 1))
+    assert b"hidden" in tensors["snn/conversion_report"][0].tensor_proto.string_val[0]
+    for figure in (f"raster-{encoding}", f"activity-{encoding}", "accuracy_per_timestep"):
+        assert tensors[f"figures/{figure}"][0].tensor_proto.string_val[2].startswith(b"\x89PNG")
+
+    content = log.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    shown = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert shown["encoding"].string_value == encoding
+    assert shown["timesteps"].number_value == 8
+
+
+def test_training_is_logged_beside_the_encodings(finished):
+    _, _, folder = finished
+    assert list((folder / "tblogs" / "tiny run" / "ann" / "train").iterdir())
+
+
+def test_a_second_run_of_the_same_name_gets_a_number(tmp_path):
+    options = {"name": "again", "tensorboard_title": "shown", "max_images": 5, "disable_training_accuracy": True}
+    experiment = make(tmp_path, **options)
+    experiment.run()
+    before = (tmp_path / "experiments" / "again" / "metrics.json").read_bytes()
+    experiment.run()
+    assert (tmp_path / "experiments" / "again" / "metrics.json").read_bytes() == before
+    assert {path.name for path in (tmp_path / "experiments").iterdir()} == {"again", "again-2"}
+    assert {path.name for path in (tmp_path / "tblogs").iterdir()} == {"shown", "shown-2"}
+
+
+def test_an_interrupted_run_leaves_what_is_finished(tmp_path, monkeypatch):
+    experiment = make(tmp_path, name="stopped", encoding=TWO, max_images=5)
+    convert = conversion.convert_ann_to_snn
+
+    def interrupt(ann, calibration, encoding, **options):
+        if encoding == TWO[1]:
+            raise KeyboardInterrupt
+        return convert(ann, calibration, encoding, **options)
+
+    monkeypatch.setattr(conversion, "convert_ann_to_snn", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run()
+    run = tmp_path / "experiments" / "stopped"
+    assert list(json.loads((run / "metrics.json").read_text())) == [TWO[0]]
+    assert (run / "ann.keras").is_file()
+    assert not list(run.glob(".*"))
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    folder = module.RunFolder.claim(tmp_path / "a", "run", tmp_path / "b", "run")
+    folder.write_json("metrics.json", {"accuracy": 1.0})
+    with pytest.raises(ZeroDivisionError):
+        folder._write("metrics.json", lambda path: path.write_text("half") / 0)
+    assert [path.name for path in folder.path.iterdir()] == ["metrics.json"]
+    assert json.loads((folder.path / "metrics.json").read_text()) == {"accuracy": 1.0}
+
+
+def test_json_is_strict():
+    value = {"tau": float("inf"), "nothing": np.float32("nan"), "shape": (1, np.int64(2)), "path": Path("a")}
+    assert module.plain(value) == {"tau": "inf", "nothing": "nan", "shape": [1, 2], "path": "a"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad input: an error before anything is trained or written
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"encoding": value} for value in ("morse", ["rate", "morse"], [], None)),
+        *({"dataset": value} for value in ("no_such_dataset", "missing.npz", 3)),
+        *({"training_function": value} for value in ("alexnet", None)),
+        *({"timesteps": value} for value in (0, -5, 2.5, "many", True)),
+        *({"norm_percentile": value} for value in (0, -1, 100.5, float("nan"), "99", None)),
+        *({"threshold": value} for value in (0, -1.0, float("inf"), "high")),
+        *({"tau": value} for value in (0, -1.0, float("nan"), "slow")),
+        *({"max_rate": value} for value in (0, 1.5)),
+        *({"beta": value} for value in (0, "x")),
+        *({"epochs": value} for value in (0, 1.5, "ten")),
+        *({"batch_size_ann_training": value} for value in (0, 2.5)),
+        *({"batch_size_snn_eval": value} for value in (-1, None)),
+        *({"max_images": value} for value in (0, 2.5)),
+        *({"seed": value} for value in (-1, 2**32, 0.5)),
+        *({"name": value} for value in ("", "../elsewhere", "anns", "a/b", 3, ".hidden", "x" * 300)),
+        *({"tensorboard_title": value} for value in ("a/b", 3)),
+        {"image_size_rescale": 0},
+        {"image_depth_increase": 1.5},
+        {"encoding_options": {"colour": "blue"}},
+        {"dataset": ((DATA[0][0], DATA[0][1] % 2), DATA[1])},  # a class that the training images lack
+        {"dataset": ((DATA[0][0], DATA[0][1] * 0), (DATA[1][0], DATA[1][1] * 0))},  # a single class
+        {"dataset": ((DATA[0][0], DATA[0][1][:5]), DATA[1])},
+        {"dataset": ((DATA[0][0], DATA[0][1] / 3), DATA[1])},
+        {"dataset": ((np.full((4, 9, 9), np.nan), [0, 1, 2, 0]), DATA[1])},
+        {"dataset": ((np.zeros((0, 9, 9)), np.zeros(0, int)), DATA[1])},
+        {"training_function": "lenet5_maxpool", "image_size_rescale": 0.2},  # too small for two poolings
+    ],
+    ids=lambda wrong: "-".join(f"{key}={str(value)[:20]}" for key, value in wrong.items()),
+)
+def test_bad_arguments_are_refused_and_leave_nothing(wrong, tmp_path):
+    train_tiny.calls.clear()
+    with pytest.raises((ValueError, OSError)) as caught:
+        make(tmp_path, **wrong)
+    assert "Received" in str(caught.value)
+    assert train_tiny.calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argument", ["results_dir", "tblogs_dir"])
+def test_an_unusable_folder_is_refused(argument, tmp_path):
+    occupied = tmp_path / "occupied"
+    occupied.write_text("a file")
+    for folder in (occupied, occupied / "below"):
+        with pytest.raises(OSError, match=rf"{argument} must be a folder that can be written.*Received"):
+            make(tmp_path, **{argument: folder})
+    assert list(tmp_path.iterdir()) == [occupied]
+
+
+@pytest.mark.parametrize("broken", ["missing", "pickled"])
+def test_a_broken_npz_is_refused(broken, tmp_path):
+    (x, y), _ = DATA
+    arrays = {"x_train": x, "y_train": y, "x_test": x}
+    if broken == "pickled":
+        arrays["y_test"] = np.array([{}] * len(y), dtype=object)
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match="Received"):
+        make(tmp_path, dataset=tmp_path / "data.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
+
+
+def test_a_dataset_without_network_names_the_ways(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SPIKING_DATA_DIR", raising=False)
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", fail)
+    with pytest.raises(OSError, match="SPIKING_DATA_DIR"):
+        make(tmp_path, dataset="cifar100")
+
+
+def test_an_ann_that_cannot_be_converted_is_refused_by_name(tmp_path):
+    def train_sigmoid(experiment, ds_train, ds_test, force_training=False):
+        model = keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten()])
+        model.add(keras.layers.Dense(4, activation="tanh", name="bent"))
+        model.add(keras.layers.Dense(3))
+        return model
+
+    with pytest.raises(conversion.ConversionError, match="bent.*tanh"):
+        make(tmp_path, training_function=train_sigmoid).run()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def test_main_prints_the_table(tmp_path, capsys, monkeypatch):
+    (x_train, y_train), (x_test, y_test) = DATA
+    np.savez(tmp_path / "tiny.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    monkeypatch.chdir(tmp_path)
+    options = "--network denseonly1 --epochs 1 --timesteps 6 --max-images 9 --seed 3 --name cli --norm-percentile 99"
+    main([*options.split(), "--dataset", "tiny.npz", "--encoding", *TWO, "--tau", "40", "--disable-training-accuracy"])
+    out = capsys.readouterr().out
+    for word in ("encoding", "time steps", "spikes/neuron", "MACs", *TWO, "--logdir"):
+        assert word in out
+    assert str(tmp_path / "experiments" / "cli") in out
+    config = json.loads((tmp_path / "experiments" / "cli" / "config.json").read_text())
+    hyperparameters = config["hyperparameters"][TWO[0]]
+    expected = {"epochs": 1, "timesteps": 6, "seed": 3, "norm_percentile": 99.0, "tau": 40.0, "dataset": "tiny"}
+    assert {key: hyperparameters[key] for key in expected} == expected
+    assert (tmp_path / "tblogs" / "cli" / TWO[1]).is_dir()
+    assert list((tmp_path / "experiments" / "anns").glob("denseonly1-*.keras"))
+
+
+def test_main_does_every_encoding_on_the_sample_by_default():
+    arguments = vars(module.argument_parser().parse_args([]))
+    assert arguments["encoding"] == list(spiking.ENCODINGS)
+    assert arguments["dataset"] == "mnist_sample"
+    assert arguments["training_function"] == "lenet5_maxpool"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("--encoding morse", "--dataset nowhere", "--network alexnet", "--timesteps 0", "--timesteps -3"),
+        *("--timesteps 2.5", "--timesteps many", "--norm-percentile 0", "--norm-percentile 101", "--threshold 0"),
+        *("--tau -1", "--epochs 0", "--max-images 0", "--seed -1", "--name a/b", "--results-dir file", "--beta 0"),
+    ],
+)
+def test_main_refuses_bad_input_in_one_line(wrong, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        main(wrong.split())
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("experiment: error: ")
+    assert "Received" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_main_after_an_interruption_shows_what_is_finished(tmp_path, capsys, monkeypatch):
+    def interrupt(self):
+        self.folder  # noqa: B018  the run has begun
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Experiment, "run", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main(["--name", "stopped"])
+    assert caught.value.code == 130
+    assert "Interrupted" in capsys.readouterr().out
+
+
+def test_help_names_networks_data_sets_and_encodings(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    out = "".join(capsys.readouterr().out.split())
+    for word in (*ann_training.TRAINING_FUNCTIONS, *ann_training.DATASETS, *spiking.ENCODINGS):
+        assert word in out
+    assert "SUPPRESS" not in out
+
+
+def test_plotting_is_not_imported_at_import_time():
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or alias.name for node in imports for alias in node.names}
+    assert "conversion" in names
+    assert not {"plotting", "matplotlib"} & {name.split(".")[0] for name in names}
