@@ -610,23 +610,34 @@ def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -
         yield x, y[:, 0]
 
 
-def _accuracy(model, images, labels, batch_size) -> float:
-    progress = keras.utils.Progbar(None if isinstance(images, tf.data.Dataset) else len(images), verbose=0)
-    metric = keras.metrics.SparseCategoricalAccuracy()
+def _accuracy(model, images, labels, batch_size, verbose) -> float:
+    metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    total = None if isinstance(images, tf.data.Dataset) else len(images)
+    progress = keras.utils.Progbar(total, verbose=verbose, unit_name="image", stateful_metrics=["accuracy"])
     for x, y in labelled_batches(model, images, labels, batch_size):
         metric.update_state(y, model.predict_on_batch(x))
-        progress.add(len(x))
+        progress.add(len(x), values=[("accuracy", float(metric.result()))])
     return float(metric.result())
 
 
-def ann_accuracy(ann, images, labels=None, batch_size: int = 500) -> float:
-    """Share of images the ANN classifies rightly, in [0, 1]; data as `labelled_batches` takes them."""
-    return _accuracy(ann, images, labels, batch_size)
+def ann_accuracy(ann, images, labels=None, batch_size: int = 500, verbose: int = 0) -> float:
+    """Share of images the ANN classifies rightly, in [0, 1]; data as `labelled_batches` takes them.
+
+    Args:
+        verbose: 1 for a progress bar.
+    """
+    return _accuracy(ann, images, labels, batch_size, verbose)
 
 
-def snn_accuracy(snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE) -> float:
-    """Share of images the SNN classifies rightly, in [0, 1]; data as `labelled_batches` takes them."""
-    return _accuracy(snn, images, labels, batch_size)
+def snn_accuracy(
+    snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE, verbose: int = 0
+) -> float:
+    """Share of images the SNN classifies rightly, in [0, 1]; data as `labelled_batches` takes them.
+
+    Args:
+        verbose: 1 for a progress bar.
+    """
+    return _accuracy(snn, images, labels, batch_size, verbose)
 
 
 def snn_accuracy_per_timestep(snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE) -> np.ndarray:

@@ -290,8 +290,10 @@ class Experiment:
             self.train(encoding)
         if not result.ann.metrics:
             for part, (images, labels) in self._evaluation_data().items():
-                accuracy = measure(conversion.ann_accuracy, result.ann.model, images, labels, 500, f"ANN, {part}")
-                result.ann.metrics[f"ann/eval/{part}"] = accuracy
+                logger.info("Accuracy of the ANN, %s images", part)
+                result.ann.metrics[f"ann/eval/{part}"] = conversion.ann_accuracy(
+                    result.ann.model, images, labels, verbose=1
+                )
         result.metrics.update(result.ann.metrics)
         return dict(result.ann.metrics)
 
@@ -304,9 +306,9 @@ class Experiment:
         found, batch_size = {"snn/timesteps": result.snn.timesteps}, self.batch_size_snn_eval
         result.snn.predict_on_batch(self.data.x_test[:batch_size])  # traced before the clock starts
         for part, (images, labels) in self._evaluation_data().items():
+            logger.info("Accuracy of the SNN (%s), %s images", result.encoding, part)
             start = time.perf_counter()
-            what = f"SNN ({result.encoding}), {part}"
-            accuracy = measure(conversion.snn_accuracy, result.snn, images, labels, batch_size, what)
+            accuracy = conversion.snn_accuracy(result.snn, images, labels, batch_size, verbose=1)
             found["snn/seconds"] = time.perf_counter() - start  # the test images come last
             found[f"snn/eval/{part}"] = accuracy
             found[f"snn/diff/{part}"] = accuracy - ann[f"ann/eval/{part}"]
@@ -517,23 +519,6 @@ def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Measuring
-
-
-def measure(accuracy: Callable, model, images, labels, batch_size: int, what: str) -> float:
-    """An accuracy of `conversion`, with a progress bar."""
-    logger.info("Accuracy: %s images", what)
-    progress = keras.utils.Progbar(len(images), unit_name="image", stateful_metrics=["accuracy"])
-    right = 0
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        count = len(images[part])
-        right += round(count * accuracy(model, images[part], labels[part], batch_size))
-        progress.add(count, values=[("accuracy", right / (start + count))])
-    return right / len(images)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # What a run leaves on disk
 
 
@@ -621,8 +606,10 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
     }
     activities = conversion.ann_and_snn_activations_per_layer(ann, snn, images[:CORRELATION_IMAGES])
     curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
-    anns = {each.ann.name: each for each in reversed(finished)}  # a line per ANN, named after its first encoding
-    references = {each.encoding: each.metrics["ann/eval/test"] for each in reversed(anns.values())}
+    first_of = {}  # an ANN's name -> its first encoding's result, so that each ANN gets one line
+    for each in finished:
+        first_of.setdefault(each.ann.name, each)
+    references = {each.encoding: each.metrics["ann/eval/test"] for each in first_of.values()}
     figures = {
         f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
         f"activity-{encoding}": plotting.ann_snn_correlation(
@@ -756,7 +743,13 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
     add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
     add("--force-training", action="store_true", help="train even if the same ANN has been trained before")
-    add("--disable-training-accuracy", action="store_true", help="evaluate on the test images only")
+    add(
+        "--training-accuracy",
+        dest="disable_training_accuracy",
+        action="store_false",
+        default=True,
+        help="evaluate on the training images too, which takes long",
+    )
     return parser
 
 

@@ -121,7 +121,8 @@ def healthy(ann, calibration):
 
 
 def main():
-    logging.getLogger("conversion").setLevel(logging.ERROR)
+    for name in ("conversion", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     start = time.perf_counter()
     x_train, y_train, x_test = data()
     ann = trained(x_train, y_train)

@@ -27,7 +27,7 @@ from spiking.folding import FoldedNetwork
 from spiking.layers import SpikingSequential
 from spiking.simulation import FIRST_SPIKE_TIMES, SPIKE_COUNTS
 
-# What a finding can name
+# What a finding can name.
 BATCH_NORM = "batch_norm"
 DEAD = "dead"
 CLIPPING = "clipping"
@@ -44,8 +44,7 @@ LIMIT = 0.1
 ACCUMULATED_LIMIT = 0.2
 # The same for BatchNorm, in standard deviations (of the mean) and as ln of the ratio of standard deviations.
 BATCH_NORM_LIMIT = 0.5
-# Statistics over fewer images say little.
-SMALL_BATCH = 32
+SMALL_BATCH = 32  # statistics over fewer images say little
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ class LayerErrors:
     """The error of one layer of neurons, split; see the module's docstring.
 
     Attributes:
-        name: of the layer.
         activation: root mean square of the ANN's activation, in its units.
         error, clipping, quantisation, arrival, input: root mean squares relative to `activation`; NaN if that is 0.
         clipped_share: share of all activations that exceed C.
@@ -82,7 +80,6 @@ class Finding:
     """One fault.
 
     Attributes:
-        layer: its name.
         cause: one of `CAUSES`.
         severity: size of the error, relative to the layer's activation; for BatchNorm in standard deviations.
         evidence: the numbers it rests on.
@@ -104,8 +101,7 @@ class Diagnosis:
     """What is wrong with a converted network.
 
     Attributes:
-        images: number of images looked at.
-        same_class: share of them on which ANN and SNN name the same class.
+        same_class: share of the images on which ANN and SNN name the same class.
         layers: the split error of each layer of neurons, in order.
         findings: worst first; empty for a healthy network.
     """
@@ -130,8 +126,7 @@ def levels(code: Encoding, settings, timesteps: int) -> np.ndarray:
     """All activities one neuron can express, ascending from 0, in units of λ.
 
     Args:
-        code: the encoding; its activity depends on the spike count or on the time of the first spike.
-        settings: of the conversion.
+        code, settings: of the conversion; the activity depends on the spike count or on the time of the first spike.
         timesteps: of the whole simulation.
     """
     steps = np.arange(1, timesteps + 1, dtype=np.float32)
@@ -149,7 +144,6 @@ class LayerErrorSums:
     """Streams the error of one layer of neurons.
 
     Args:
-        name: of the layer.
         grid: what `levels` gives.
         scale: λ, a number or one per channel.
     """
@@ -188,7 +182,6 @@ class LayerErrorSums:
         self.largest = np.maximum(self.largest, target.max(axis=axes))
 
     def result(self) -> LayerErrors:
-        """The errors so far."""
         roots = {name: math.sqrt(square / self.values) for name, square in self.squares.items()}
         size = roots.pop("activation")
         return LayerErrors(
@@ -219,7 +212,6 @@ class BatchNormCheck:
         self.sums = {}  # name -> number of images, Σ mean, Σ square per channel, weighted by the images
 
     def update(self, images: np.ndarray) -> None:
-        """Adds a batch."""
         if not self.chain or (self.sums and len(images) < SMALL_BATCH):
             return
         x = tf.convert_to_tensor(images)
@@ -231,9 +223,8 @@ class BatchNormCheck:
             mean, variance = tf.nn.moments(x, [n for n in range(x.shape.rank) if n != axis], keepdims=True)
             count, means, squares = self.sums.get(name, (0, 0.0, 0.0))
             mu, var = (values.numpy().astype(np.float64).ravel() for values in (mean, variance))
-            self.sums[name] = (
-                count + len(images), means + len(images) * mu, squares + len(images) * (var + mu**2)
-            )  # fmt: skip
+            n = len(images)
+            self.sums[name] = (count + n, means + n * mu, squares + n * (var + mu**2))
             gamma, beta = (None if w is None else tf.reshape(w, mean.shape) for w in (layer.gamma, layer.beta))
             x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, layer.epsilon)
 
@@ -285,10 +276,9 @@ def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
         TIMESTEPS: code.timesteps / timesteps,
         SCALE: layer.scale / layer.largest,
     }
-    cause = max(farthest, key=farthest.get)
-    cause = cause if farthest[cause] > 1 else TIMESTEPS
-    severity = max(layer.quantisation, layer.lost_share)
-    needed = math.ceil(timesteps * max(severity / LIMIT, 1))
+    cause = max(farthest, key=farthest.get) if max(farthest.values()) > 1 else TIMESTEPS
+    severity = max(layer.quantisation, layer.lost_share)  # above the limit, or there were no finding
+    needed = math.ceil(timesteps * severity / LIMIT)
     advice = {
         THRESHOLD: f"Lower threshold={threshold:g} towards {code.threshold:g}, or take more time steps than "
         f"{timesteps}.",

@@ -99,21 +99,23 @@ class FoldedNetwork:
         before = self.image_copies(dtype)
         synapses = [stage.chain.copies(dtype) for stage in self.stages]
         biases = [tf.constant(stage.chain.bias, dtype) for stage in self.stages]
+        # A Keras layer casts its input to its own dtype: the ANN's pooling would round to that.
+        pools = [stage.pool and copy_layer(stage.pool, stage.chain.shape, dtype) for stage in self.stages]
 
         @tf.function(reduce_retracing=True)
         def run(images):
             x, outputs = tf.cast(images, dtype), []
             for layer in before:
                 x = layer(x)
-            for stage, synapse, bias in zip(self.stages, synapses, biases, strict=True):
+            for stage, synapse, bias, pool in zip(self.stages, synapses, biases, pools, strict=True):
                 for layer in synapse:
                     x = layer(x)
                 x = x + bias
                 if stage.holds_neurons:
                     x = tf.nn.relu(x) if not stage.clamp else tf.where(x > stage.clamp, x, 0)
-                    x = x if stage.ceiling is None else tf.minimum(x, tf.cast(stage.ceiling, dtype))
-                elif stage.pool is not None:
-                    x = signed_max_pool(stage.pool, x, stage.sign)
+                    x = x if stage.ceiling is None else tf.minimum(x, tf.constant(stage.ceiling, dtype))
+                elif pool is not None:
+                    x = signed_max_pool(pool, x, stage.sign)
                 else:
                     x = stage.activation(x)
                 outputs.append(x)
@@ -211,7 +213,7 @@ class Reader:
         self._nothing_final_before()
         self.source.result = "folded into '{stage}'"
         if self.waiting:
-            shape = self.chain.shape[-1:]
+            shape = self._pooled_shape()
             scale, shift = (self._per_channel(np.broadcast_to(values, shape)) for values in (scale, shift))
             for pool in self.waiting:
                 pool.sign = pool.sign * np.where(scale < 0, -1.0, 1.0)
@@ -235,9 +237,7 @@ class Reader:
         if self.on_image:
             self._act_on_image(layer)
         elif self.waiting or self.chain.weighted:
-            shape = self.chain.shape
-            for pool in self.waiting:
-                shape = tuple(pool.source.layer.compute_output_shape((None, *shape)))[1:]
+            shape = self._pooled_shape()
             self.waiting.append(WaitingPool(self.source, shape, np.ones(shape[-1])))
         else:
             pending, self.chain.pending = self.chain.pending, None
@@ -313,6 +313,13 @@ class Reader:
         self.network.preprocessing += [copy_layer(each, at, "float64") for each, at in self.image_layers]
         self.image_layers = []
         self.chain = Chain(tuple(layer.compute_output_shape((None, *self.chain.shape)))[1:])
+
+    def _pooled_shape(self) -> tuple[int, ...]:
+        """Shape of the activation behind the poolings that wait."""
+        shape = self.chain.shape
+        for pool in self.waiting:
+            shape = tuple(pool.source.layer.compute_output_shape((None, *shape)))[1:]
+        return shape
 
     def _per_channel(self, values: np.ndarray) -> np.ndarray:
         vector = channel_vector(np.asarray(values))

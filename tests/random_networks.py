@@ -89,8 +89,11 @@ class RandomNetwork:
 
     @property
     def single_precision(self) -> bool:
-        """Whether TensorFlow computes a layer in float32 whatever its dtype is (bilinear resizing)."""
-        return any(spec.arguments.get("interpolation") == "bilinear" for spec in self.specs)
+        """Whether TensorFlow has a layer in float32 only: bilinear resizing, pooling in 3D."""
+        return any(
+            spec.arguments.get("interpolation") == "bilinear" or spec.kind in (kl.MaxPooling3D, kl.AveragePooling3D)
+            for spec in self.specs
+        )
 
     def _rectifiers(self):
         candidates = [spec.arguments.get("activation") for spec in self.specs] + self.specs
@@ -271,11 +274,24 @@ class Draft:
             return common | {"filters": units or self.integer(1, 4), "depth_multiplier": self.integer(1, 2)}
         if "Transpose" in name:
             return common | {"filters": units or self.integer(1, 3)}
+        if kind is kl.Conv3D:
+            self.around_tensorflow(common)
         groups = self.pick([g for g in range(1, channels + 1) if channels % g == 0])
         groups = groups if units is None and self.chance(0.5) else 1
         if kind is kl.Conv1D and self.chance(0.25):
             common["padding"] = "causal"
         return common | {"filters": units or groups * self.integer(1, max(1, 4 // groups)), "groups": groups}
+
+    def around_tensorflow(self, arguments) -> None:
+        """Keeps out of two faults of TensorFlow 2.21 with oneDNN, which the ANN shares.
+
+        On one input channel a strided Conv3D gives wrong values in float32. In a graph, ZeroPadding3D in front of a
+        Conv3D with padding="same" is fused into one with less padding.
+        """
+        if self.shape[-1] == 1:
+            arguments.pop("strides", None)
+        if any(spec.kind is kl.ZeroPadding3D for spec in self.specs[-3:]):
+            arguments["padding"] = "valid"
 
     def affine(self) -> None:
         """A BatchNorm, or several in a row, or one of its relatives."""
@@ -294,8 +310,8 @@ class Draft:
             self.uneven |= bool(other_axis) and not self.weighted
 
     def rescaling(self):
-        scale = self.pick([0.5, 2.0, -1.0] if self.dyadic else [2.0, 0.7, -1.3])
-        offset = self.pick([0.0, -0.5, 0.25] if self.dyadic else [0.0, -1.0, 0.3])
+        scale = self.pick([0.5, 2.0, -1.0] if self.dyadic else [2.0, 0.6875, -1.3125])
+        offset = self.pick([0.0, -0.5, 0.25] if self.dyadic else [0.0, -1.0, 0.3125])
         if self.add(kl.Rescaling, scale=scale, offset=offset):
             self.shifted = not self.weighted
 

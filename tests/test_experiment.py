@@ -407,7 +407,7 @@ def test_main_prints_the_table(tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "tiny.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     monkeypatch.chdir(tmp_path)
     options = "--network denseonly1 --epochs 1 --timesteps 6 --max-images 9 --seed 3 --name cli --norm-percentile 99"
-    main([*options.split(), "--dataset", "tiny.npz", "--encoding", *TWO, "--tau", "40", "--disable-training-accuracy"])
+    main([*options.split(), "--dataset", "tiny.npz", "--encoding", *TWO, "--tau", "40"])
     out = capsys.readouterr().out
     for word in ("encoding", "time steps", "spikes/neuron", "MACs", *TWO, "--logdir"):
         assert word in out

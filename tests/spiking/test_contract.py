@@ -302,6 +302,13 @@ def test_config_round_trip_is_equal(pooling_net):
     np.testing.assert_array_equal(copied(pooling_net.images).numpy(), pooling_net.recorded.output.numpy())
 
 
+def test_config_is_plain_data(pooling_net):
+    # Keras tracks lists and dicts set on a model; a deep copy of one copies the model's variables with it.
+    config = pooling_net.snn.get_config()
+    assert type(config["report"]) is list and type(config["report"][0]) is dict
+    assert type(config["settings"]) is dict and type(config["scales"]) is list
+
+
 def test_loads_in_another_process_after_import_spiking_alone(tmp_path):
     for encoding in ENCODINGS:
         net = case(encoding, "max_pool")

@@ -1,0 +1,1045 @@
+"""Many runs: search spaces, random search, Optuna, repetition. What has finished is never lost.
+
+    space = [
+        OptimizableValue("threshold", DiscreteInterval(1, 20, 1)),
+        OptimizableValue("norm_percentile", RealInterval("uniform", low=95, high=100)),
+    ]
+    found = search({"encoding": "ttfs"}, space, 100, "snn/eval/validation", validation=0.1, folder="experiments/ttfs")
+    found.best[0]["arguments"]  # Experiment(**arguments) runs it again
+
+or `python optimization.py --encoding ttfs --vary threshold=1:20:1 --folder experiments/ttfs`.
+
+`search` and `RepeatedExperiment` do a numbered list of *trials*. In the moment a trial ends it becomes a *record*, a
+dict of plain values, and is on disk; whatever stops the process, the same command continues. Records lie in a
+`Ledger`, a file that belongs to one process at a time, or in an Optuna study, which any number of processes and
+machines share. TensorFlow is imported when the first Experiment is made, Optuna when a storage is named.
+"""
+
+import abc
+import argparse
+import ast
+import contextlib
+import csv
+import functools
+import gc
+import hashlib
+import inspect
+import io
+import itertools
+import json
+import logging
+import math
+import numbers
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import uuid
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: only its user keeps a second process out of a folder
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+TABLE_SECONDS = 10  # between two rewritings of the tables while trials run; records never wait
+HEARTBEAT_SECONDS = 5  # between two signs of life of a worker
+PATIENCE_SECONDS = 30  # a worker without a sign of life for so long is taken for dead
+POLL_SECONDS = 0.2  # between two looks at a study while other workers finish the last trials
+QUANTILE_DRAWS = 2**16
+REPORTED_SHARES = (0.1, 0.3)  # of the images, after which a trial that is an Experiment may be pruned
+
+Record = dict[str, Any]
+"""What is kept of a trial: "number", "values", "seconds", and by how it ended "metrics", "error" or "pruned"."""
+
+
+def require(holds, rule: str, received: str, remedy: str) -> None:
+    """Raises a ValueError, in the form all errors of the project have, unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{rule} Received: {received}. {remedy}")
+
+
+def require_number(name: str, value, kind: type = numbers.Real, least: float = -math.inf) -> None:
+    """Raises a ValueError unless the value is a finite number of that kind."""
+    fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+    rule = f"{name} must be a {'whole' if kind is numbers.Integral else 'finite'} number"
+    rule += f" of at least {least}." if math.isfinite(least) else "."
+    require(fits, rule, f"{name}={value!r}", "Take such a number.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Search spaces
+
+
+class Distribution(abc.ABC):
+    """What a value is drawn from. Its `repr` is the call that makes it: equal texts, equal distributions."""
+
+    @abc.abstractmethod
+    def draw(self, random: np.random.Generator):
+        """A value drawn at random."""
+
+    @abc.abstractmethod
+    def suggest(self, trial, name: str):
+        """A value for the parameter `name` of an `optuna.Trial`."""
+
+
+class DiscreteInterval(Distribution):
+    """`start`, `start + step`, … below `stop`, all equally likely; `DiscreteInterval(1, 5, 1)` holds 1, 2, 3 and 4.
+
+    Args:
+        start: the first value.
+        stop: the end, no part of the interval.
+        step: above 0. The values are ints if `start` and `step` are. Decimal fractions are meant as written:
+            `DiscreteInterval(0.1, 0.4, 0.1)` holds 0.1, 0.2 and 0.3.
+    """
+
+    def __init__(self, start: float, stop: float, step: float = 1):
+        self.start, self.stop, self.step = start, stop, step
+        for name, value in {"start": start, "stop": stop, "step": step}.items():
+            require_number(name, value)
+        require(step > 0 and start < stop, "An interval goes from start up to stop in steps above 0.", f"{self}",
+                "Swap start and stop, or change the step.")
+        self._first, end, self._step = (Fraction(str(value)) for value in (start, stop, step))
+        self.count = math.ceil((end - self._first) / self._step)
+        self._kind = int if all(isinstance(value, numbers.Integral) for value in (start, step)) else float
+
+    def __getitem__(self, index: int):
+        return self._kind(self._first + index * self._step)
+
+    def draw(self, random):
+        return self[int(random.integers(self.count))]
+
+    def suggest(self, trial, name):
+        suggest = trial.suggest_int if self._kind is int else trial.suggest_float
+        suggested = suggest(name, self[0], self[self.count - 1], step=self._kind(self._step))
+        return self[round((suggested - self.start) / self.step)]  # without the rounding errors of adding steps
+
+    def __repr__(self):
+        return f"DiscreteInterval({self.start}, {self.stop}, {self.step})"
+
+
+class RealInterval(Distribution):
+    """A random number of NumPy's Generator, whose method of that name takes the keywords.
+
+    Optuna knows uniform numbers only: of the others it varies the quantile, in [0, 1]. The quantiles are those of
+    `QUANTILE_DRAWS` draws with a fixed seed, so that every process finds the same.
+    """
+
+    DISTRIBUTIONS = {"normal": "linear", "uniform": "linear", "poisson": "inverted_cdf", "beta": "linear"}
+    """Distribution -> the method of `numpy.quantile` that finds only values it can have."""
+
+    def __init__(self, distribution: str, **keywords: float):
+        self.distribution, self.keywords = distribution, keywords
+        require(distribution in self.DISTRIBUTIONS, "Unknown distribution.", f"distribution={distribution!r}",
+                f"Choose one of {', '.join(self.DISTRIBUTIONS)}.")
+        for name, value in keywords.items():
+            require_number(name, value)
+        self.low, self.high = keywords.get("low", 0.0), keywords.get("high", 1.0)  # of a uniform distribution
+        require(self.low < self.high, "low must be below high.", f"{self}", "Swap them.")
+        try:
+            self.draw(np.random.default_rng(0))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"NumPy's {distribution} must accept the keywords ({error}). Received: {self}. See its documentation."
+            ) from error
+
+    def draw(self, random):
+        return plain(getattr(random, self.distribution)(**self.keywords))
+
+    @functools.cached_property
+    def _draws(self) -> np.ndarray:
+        return getattr(np.random.default_rng(0), self.distribution)(**self.keywords, size=QUANTILE_DRAWS)
+
+    def suggest(self, trial, name):
+        if self.distribution == "uniform":
+            return trial.suggest_float(name, self.low, self.high)
+        share = trial.suggest_float(name, 0.0, 1.0)
+        return np.quantile(self._draws, share, method=self.DISTRIBUTIONS[self.distribution]).item()
+
+    def __repr__(self):
+        return f"RealInterval({self.distribution!r}{''.join(f', {k}={v}' for k, v in sorted(self.keywords.items()))})"
+
+
+class DiscreteValues(Distribution):
+    """One of a list of values, all equally likely. To Optuna they are categories, without an order."""
+
+    def __init__(self, values: Sequence):
+        fits = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and len(values) > 0
+        require(fits, "DiscreteValues takes a list of one value or more.", repr(values), "Put them into [ ].")
+        self.values = list(values)
+
+    def draw(self, random):
+        return self.values[int(random.integers(len(self.values)))]
+
+    def suggest(self, trial, name):
+        named = {repr(plain(value)): value for value in self.values}
+        return named[trial.suggest_categorical(name, list(named))]
+
+    def __repr__(self):
+        return f"DiscreteValues({plain(self.values)})"
+
+
+class OptimizableValue:
+    """An argument that is varied.
+
+    Args:
+        name: of the argument.
+        distribution: what its values are drawn from.
+        seed: of `get`; `None` for other values in each process. A search has a seed of its own.
+    """
+
+    def __init__(self, name: str, distribution: Distribution, seed: int | None = None):
+        require(isinstance(name, str) and name.isidentifier(), "name must be that of an argument.", f"name={name!r}",
+                "Name an argument, such as 'timesteps'.")
+        require(isinstance(distribution, Distribution), "A value has a distribution.", f"{distribution!r}",
+                "Make a DiscreteInterval, RealInterval or DiscreteValues.")
+        if seed is not None:
+            require_number("seed", seed, numbers.Integral, 0)
+        self.name, self.distribution, self.seed = name, distribution, seed
+        self._random = np.random.default_rng(seed)
+
+    def get(self):
+        """The next value; there is no last one."""
+        return self.distribution.draw(self._random)
+
+
+def drawn_values(space: Iterable[OptimizableValue], seed: int, number: int) -> dict[str, Any]:
+    """The values of a trial of a random search. They depend on seed, number and the value's name alone."""
+    return {
+        value.name: value.distribution.draw(np.random.default_rng([seed, number, zlib.crc32(value.name.encode())]))
+        for value in space
+    }
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of repetition or trial `number`, from 0 to 2**32 - 1."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A trial
+
+
+class Pruned(Exception):
+    """The trial is not worth finishing. Raised by `report`."""
+
+
+Report = Callable[[int, float], None]
+Task = Callable[[int, dict, Report | None], Mapping[str, Any]]
+"""`f(number, values, report)` that does a trial and returns its metrics; `report` is `None` if nothing is pruned."""
+
+
+def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], report: Report | None = None) -> Record:
+    """Runs a trial, which must return the metrics. Its errors become part of the record.
+
+    Raises:
+        ValueError: a metric is missing. That is no failure of this trial: all others would lack it, too.
+    """
+    record, start = {"number": number, "values": values}, time.perf_counter()
+    try:
+        record["metrics"] = found = {name: plain(value) for name, value in task(number, values, report).items()}
+    except Pruned:
+        record["pruned"] = True
+    except Exception as error:
+        logger.warning("Trial %d failed", number, exc_info=True)
+        record["error"] = f"{type(error).__name__}: {error}"
+    finally:
+        release_memory()
+    record["seconds"] = time.perf_counter() - start
+    for name in metrics if "metrics" in record else ():
+        numeric = [key for key, value in found.items() if is_number(value)]
+        require(name in numeric, "The objective returns every metric as a number.", f"metric={name!r}",
+                f"Returned are {', '.join(numeric) or 'no numbers'}.")
+        if math.isnan(found[name]):
+            record["error"] = f"ValueError: {name} is not a number (NaN)"
+    return record
+
+
+def release_memory() -> None:
+    """Frees graphs and networks, which TensorFlow would keep for as long as the process lives."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].backend.clear_session()
+    gc.collect()
+
+
+def is_number(value) -> bool:
+    """Whether a plain value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def plain(value):
+    """The value in terms of JSON. Functions become their names, arrays a digest, what JSON does not know its text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape} {hashlib.sha256(np.ascontiguousarray(value)).hexdigest()[:16]}"
+    if isinstance(value, np.generic):
+        return value.item()
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def function_task(function: Callable, names: Sequence[str], metric: str) -> Task:
+    """Trials that call a function with the values as keywords; see `search`. A number it returns is the metric."""
+    takes_report = "report" in inspect.signature(function).parameters
+    try:
+        inspect.signature(function).bind(**dict.fromkeys([*names, *["report"] * takes_report]))
+    except TypeError as error:
+        raise ValueError(
+            f"The objective takes the varied values as keywords ({error}). Received: {list(names)}. "
+            "Give it arguments of these names, and defaults to all others."
+        ) from error
+
+    def task(number, values, report):
+        extra = {"report": report or (lambda step, value: None)} if takes_report else {}
+        found = function(**values, **extra)
+        return {metric: found} if isinstance(found, numbers.Real) else found
+
+    return task
+
+
+class ExperimentTask:
+    """A trial that is an Experiment with one encoding, without figures and saved SNNs.
+
+    In the folder lie `runs/`, with the trained ANNs in `runs/anns/`, and `tblogs/`, with the hyperparameters.
+
+    Args:
+        arguments: of the Experiment, those that are not varied.
+        names: of those that are.
+        metric: an accuracy of the SNN is reported early, on a share of the images.
+        folder: of all trials.
+        validation: share of the training images on which trials are evaluated in place of the test images; metrics
+            then end in "validation" in place of "test". With 0 the test images choose the best configuration, and are
+            no longer fit to report its accuracy.
+    """
+
+    # What has a say in the training of the ANN, beside the activation.
+    TRAINING = ("training_function", "dataset", "data_dir", "epochs", "batch_size_ann_training", "seed")
+    TRAINING += ("image_size_rescale", "image_depth_increase")
+
+    def __init__(self, arguments: Mapping, names: Iterable[str], metric: str, folder: Path, validation: float):
+        from experiment import Experiment
+
+        known = set(inspect.signature(Experiment).parameters) - {"name", "tensorboard_title"}
+        unknown = (set(arguments) | set(names)) - known
+        require(not unknown, "Trials are given arguments of Experiment.", ", ".join(sorted(unknown)),
+                f"Known are {', '.join(sorted(known))}.")
+        encoding = arguments.get("encoding", "rate")
+        require(isinstance(encoding, str), "A trial has one encoding.", f"{encoding=}", "Vary it, as DiscreteValues.")
+        require(0 <= validation < 1, "validation is a share in [0, 1).", f"{validation=}", "0.1 is usual.")
+        self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **arguments}
+        self.metric, self.folder, self.validation, self._splits = metric, folder, validation, {}
+        # Wrong arguments shall show now. Options belong to an encoding, which may be among what is varied.
+        Experiment(**{name: value for name, value in self.arguments.items() if name != "encoding_options"})
+
+    def __call__(self, number, values, report):
+        from experiment import Experiment, log_to_tensorboard
+
+        arguments = {**self.arguments, **values, "name": f"trial-{number:05d}"}
+        training = plain([arguments.get(name) for name in self.TRAINING])
+        if self.validation:
+            arguments["dataset"] = self._split(arguments)
+        for parent in (Path(arguments["results_dir"]), Path(arguments["tblogs_dir"])):
+            if self.folder in parent.parents:  # an interrupted trial of this number may have left something
+                shutil.rmtree(parent / arguments["name"], ignore_errors=True)
+        experiment = Experiment(**arguments)
+        training.append(str(experiment.ann_activation(experiment.encoding)))
+        digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:16]
+        with locked(self.folder / f".training-{digest}.lock"):
+            experiment.train()  # other processes wait for this ANN, then find it in the cache
+        experiment.convert()
+        if report is not None and self.metric == self._named("snn/eval/test"):
+            self._report_early(experiment, report)
+        experiment.ann_accuracy()
+        experiment.snn_accuracy()
+        experiment.snn_activation_analysis()
+        result = experiment.result()
+        result.metrics = {self._named(metric): value for metric, value in result.metrics.items()}
+        log_to_tensorboard(experiment.folder.tblogs / result.encoding, result)
+        experiment.folder.write_json("metrics.json", experiment.metrics)
+        return result.metrics
+
+    def _named(self, metric: str) -> str:
+        return re.sub("/test$", "/validation", metric) if self.validation else metric
+
+    def _split(self, arguments) -> tuple:
+        """The training images in two parts: for training, and for validation."""
+        import ann_training
+
+        source = arguments.get("dataset", "mnist_sample")
+        key = json.dumps(plain(source))
+        if key not in self._splits:
+            images, labels = ann_training.load_dataset(source, data_dir=arguments.get("data_dir")).train
+            order = np.random.default_rng(0).permutation(len(images))  # files are often sorted by class
+            parts = np.split(order, [len(images) - max(1, round(self.validation * len(images)))])
+            self._splits[key] = tuple((images[part], labels[part]) for part in parts)
+        return self._splits[key]
+
+    def _report_early(self, experiment, report) -> None:
+        """Reports the accuracy on a growing share of the images."""
+        import conversion
+
+        images, labels = (part[: experiment.max_images] for part in experiment.data.test)
+        for share in REPORTED_SHARES:
+            count, snn = max(1, round(share * len(images))), experiment.result().snn
+            report(count, conversion.snn_accuracy(snn, images[:count], labels[:count], experiment.batch_size_snn_eval))
+
+
+def as_task(objective, names: Sequence[str], metric: str, folder: Path, validation: float = 0) -> Task:
+    """The trials of an objective: a function, or a dict of arguments of an Experiment."""
+    if isinstance(objective, Mapping):
+        return ExperimentTask(objective, names, metric, folder, validation)
+    require(callable(objective) and not validation, "An objective is a function, or a dict of Experiment's arguments "
+            "and then has validation.", f"{objective!r}, {validation=}", "Split the data in the function.")
+    return function_task(objective, names, metric)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Records on disk
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a file, or raises BlockingIOError. However the process ends, the system unlocks the file."""
+    with path.open("a") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        unfinished.write_bytes(text.encode())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content) -> None:
+    """Writes strict JSON: numbers that are infinite or NaN become null."""
+    strict = json.loads(json.dumps(plain(content)), parse_constant=lambda _: None)
+    write_atomically(path, json.dumps(strict, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows; the columns are all keys, in the order in which they come up."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: plain(value) for key, value in row.items()} for row in rows)
+    write_atomically(path, text.getvalue())
+
+
+def table_row(record: Record) -> dict[str, Any]:
+    """A record as a row of a table."""
+    ended = next((how for how in ("error", "pruned") if how in record), "finished")
+    row = {"number": record["number"], "ended": ended, **record["values"], **record.get("metrics", {})}
+    return {**row, "seconds": record["seconds"], "error": record.get("error")}
+
+
+def in_a_line(record: Record, metrics: Sequence[str]) -> str:
+    """A record in a line."""
+    values = ", ".join(f"{name}={plain(value)}" for name, value in record["values"].items())
+    results = ", ".join(f"{name}={record['metrics'][name]:.5g}" for name in metrics if "metrics" in record)
+    return f"trial {record['number']}: {values}: {record.get('error') or results or 'done'}"
+
+
+def check_signature(kept: Mapping | None, signature: Mapping, place: str) -> None:
+    """Raises a ValueError if the records of a place were made under other rules than those of now."""
+    changed = [key for key, value in json.loads(json.dumps(signature)).items() if kept and kept.get(key) != value]
+    received = "; ".join(f"{key} was {kept.get(key)}, is {signature[key]}" for key in changed)
+    require(not changed, f"Trials of one place agree in {', '.join(signature)}, so that they can be compared.",
+            f"{place}, where {received}", "Choose another folder, or restore the old settings.")
+
+
+class Ledger:
+    """The records of a folder, a line each in `trials.jsonl`. They outlive everything but the disk.
+
+    A context in which the folder is locked: a ledger belongs to one process at a time. A trial whose line is deleted,
+    say because it failed and should not have, is done again.
+
+    Args:
+        folder: made if it is not there.
+        signature: what all records depend on; kept beside them in `signature.json`, and compared.
+
+    Attributes:
+        records: number of the trial -> its record, by number.
+    """
+
+    def __init__(self, folder: Path, signature: Mapping[str, Any]):
+        self.folder, self.signature, self.records = folder, signature, {}
+
+    def __enter__(self):
+        place = f"folder={str(self.folder)!r}"
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder / ".lock", wait=False))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"One process at a time runs trials in a folder. Received: {place}, where one is running. "
+                    "Wait for it, or share the work through a storage."
+                ) from error
+            path = self.folder / "signature.json"
+            check_signature(json.loads(path.read_text("utf-8")) if path.exists() else None, self.signature, place)
+            write_json(path, self.signature)
+            self._file = stack.enter_context((self.folder / "trials.jsonl").open("a+b"))
+            self._read()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self._open.close()
+
+    def append(self, record: Record) -> None:
+        """Adds a record. When this returns, it is on the disk."""
+        self._file.write(json.dumps(record, default=plain).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records[record["number"]] = record
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        text = self._file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            logger.warning("The last record in %s is incomplete; its trial is done again", self._file.name)
+            self._file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self.records[record["number"]] = record
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"Every line of a ledger is a record in JSON ({error}). Received: line {number} of "
+                    f"{self._file.name}. Delete the line: its trial is then done again."
+                ) from error
+
+    def run(self, task: Task, plan: Iterable[dict], metrics: Sequence[str], publish: Callable):
+        """Does the trials of a plan that have no record, and from time to time calls `publish` with all records."""
+        published = time.monotonic()
+        try:
+            for number, values in enumerate(plan):
+                if number in self.records:
+                    continue
+                self.append(attempt(task, number, values, metrics))
+                logger.info("%s", in_a_line(self.records[number], metrics))
+                if time.monotonic() - published > TABLE_SECONDS:
+                    publish(list(self.records.values()))
+                    published = time.monotonic()
+        finally:
+            self.records = dict(sorted(self.records.items()))
+            publish(list(self.records.values()))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Search
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found.
+
+    Attributes:
+        records: of all trials, by number.
+        metrics, directions: the objectives.
+        arguments: of an Experiment, those that were not varied.
+        folder: with `trials.csv`, `best.json`, and `pareto.png` if the objectives are an accuracy to maximize, a
+            latency and synaptic operations to minimize, in this order.
+    """
+
+    records: list[Record]
+    metrics: list[str]
+    directions: list[str]
+    arguments: Mapping[str, Any]
+    folder: Path
+
+    @functools.cached_property
+    def best(self) -> list[Record]:
+        """The trials that no other one beats, the earliest of equals, each with the "arguments" to run it again.
+
+        At most one for one objective; for several the Pareto front: no other is at least as good in all, better in one.
+        """
+        finished = [record for record in self.records if "metrics" in record and "error" not in record]
+        signs = [1 if direction == "minimize" else -1 for direction in self.directions]
+        costs = np.array([[record["metrics"][name] for name in self.metrics] for record in finished]) * signs
+        first = sorted(np.unique(costs, axis=0, return_index=True)[1]) if finished else []
+        unbeaten = [i for i in first if not ((costs <= costs[i]).all(axis=1) & (costs < costs[i]).any(axis=1)).any()]
+        return [{**finished[i], "arguments": {**self.arguments, **finished[i]["values"]}} for i in unbeaten]
+
+    def table(self, limit: int = 10) -> str:
+        """The best trials, printable."""
+        lines = [in_a_line(record, self.metrics) for record in self.best[:limit]]
+        failed, pruned = (sum(how in record for record in self.records) for how in ("error", "pruned"))
+        return "\n".join([f"{len(self.records)} trials, {pruned} pruned, {failed} failed. Best:", *lines])
+
+    def write(self) -> None:
+        """Writes the files of the folder."""
+        write_csv(self.folder / "trials.csv", [table_row(record) for record in self.records])
+        write_json(self.folder / "best.json", {"metric": self.metrics, "direction": self.directions, "best": self.best})
+        if self.directions == ["maximize", "minimize", "minimize"] and self.best:
+            import plotting
+
+            found = [record["metrics"] for record in self.records if "metrics" in record and "error" not in record]
+            columns = ([metrics[name] for metrics in found] for name in self.metrics)
+            groups = [str(metrics.get("experiment/encoding", "")) for metrics in found]
+            try:
+                plotting.save(plotting.pareto_front(*columns, groups), self.folder / "pareto.png")
+            except ValueError as error:  # other objectives than those it is made for
+                logger.warning("The Pareto front cannot be drawn: %s", error)
+
+
+def search(
+    objective: Callable[..., Any] | Mapping[str, Any],
+    space: Iterable[OptimizableValue],
+    trials: int,
+    metric: str | Sequence[str],
+    direction: str | Sequence[str] = "maximize",
+    *,
+    seed: int = 0,
+    folder: str | os.PathLike = "experiments/search",
+    storage: str | None = None,
+    validation: float = 0.0,
+) -> SearchResult:
+    """Tries configurations until there are `trials` of them, counting those of earlier calls with the same folder.
+
+    Without a storage this is a random search: the values of a trial depend on `seed` and its number alone, so that an
+    interrupted search and its continuation give what one search gives. With a storage, Optuna's TPE sampler chooses
+    the values, and all processes with the same storage and folder name share the trials. With one objective, trials
+    are pruned whose reported value is worse than the median of the earlier ones at the same step.
+
+    Args:
+        objective: arguments of an Experiment, see `ExperimentTask`; or a function that takes the values as keywords
+            and returns a dict of metrics, or the metric. If it has an argument `report`, it can call
+            `report(step, value)` with values of the metric on the way; this raises `Pruned` where Optuna advises it.
+        space: what is varied.
+        trials: number of trials that end, all processes together; failed and pruned ones count.
+        metric: the objective, or several of them.
+        direction: "maximize" or "minimize", for all metrics or for each.
+        seed: of the choice of values.
+        folder: for records and tables. Its name is that of the Optuna study.
+        storage: `None`; or the file of a journal; or an SQLite file (.db, .sqlite, .sqlite3); or a database URL, such
+            as postgresql://user@host/database.
+        validation: see `ExperimentTask`.
+
+    Raises:
+        ValueError: an argument breaks a rule, or the folder or storage holds trials of another search.
+    """
+    space, metrics = list(space), [metric] if isinstance(metric, str) else list(metric)
+    directions = [direction] * len(metrics) if isinstance(direction, str) else list(direction)
+    names = [value.name for value in space]
+    require(names and len(set(names)) == len(names), "A space has values, each of a name of its own.", f"{names}",
+            "Add or rename some.")
+    require(metrics and len(metrics) == len(directions) and set(directions) <= {"maximize", "minimize"},
+            "A metric has the direction 'maximize' or 'minimize'.", f"{metric=}, {direction=}", "Give one for each.")
+    require_number("trials", trials, numbers.Integral, 1)
+    require_number("seed", seed, numbers.Integral, 0)
+    folder = Path(folder).expanduser().absolute()
+    task = as_task(objective, names, metrics[0], folder, validation)
+    arguments = {} if callable(objective) else plain(objective)
+    result = functools.partial(SearchResult, metrics=metrics, directions=directions, arguments=arguments, folder=folder)
+    signature = {"space": {value.name: repr(value.distribution) for value in space}, "seed": seed}
+    signature |= {"arguments": arguments, "validation": validation}
+    if storage is None:
+        plan = (drawn_values(space, seed, number) for number in range(trials))
+        with Ledger(folder, signature) as ledger:
+            ledger.run(task, plan, metrics, lambda records: result(records).write())
+            found = result(list(ledger.records.values()))
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        signature |= {"metric": metrics, "direction": directions}
+        with shared_study(storage, folder.name, signature, directions) as study:
+            found = result(run_shared(study, task, space, trials, metrics, seed))
+            found.write()
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Search shared by processes: an Optuna study
+
+
+def open_storage(storage: str):
+    """The Optuna storage of that name; see `search`."""
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = Path(storage).expanduser().absolute()
+    if "://" not in storage:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix not in (".db", ".sqlite", ".sqlite3"):
+            return JournalStorage(JournalFileBackend(str(path)))
+        storage = f"sqlite:///{path}"
+    waiting = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
+    for attempts_left in reversed(range(5)):
+        try:
+            return RDBStorage(storage, engine_kwargs=waiting)
+        except Exception:  # two processes that make the tables of a new database at once disturb one another
+            if not attempts_left:
+                raise
+            time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def shared_study(storage: str, name: str, signature: Mapping, directions: Sequence[str]) -> Iterator:
+    """The Optuna study of a search, in which other processes may be working, too."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError(
+            f"A storage is one of Optuna's, which is not installed. Received: {storage=}. "
+            "pip install 'spiking-toolbox[search]', or search without a storage."
+        ) from error
+    backend = open_storage(storage)
+    try:
+        study = optuna.create_study(storage=backend, study_name=name, directions=directions, load_if_exists=True)
+        check_signature(study.user_attrs.get("search"), signature, f"{storage=}, study {name!r}")
+        study.set_user_attr("search", signature)
+        yield study
+    finally:
+        if hasattr(backend, "engine"):
+            backend.engine.dispose()
+
+
+class Worker:
+    """A process that takes part in a study: gives signs of life, and notices who no longer does.
+
+    The trial of a killed worker looks as if it were running, but its count of heartbeats stands still. Every worker
+    watches the counts by its own clock. The trial is then failed, and some worker does another one in its place.
+    """
+
+    def __init__(self, study):
+        self.study, self.trial, self._seen = study, None, {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def fail_the_dead(self) -> None:
+        """Fails the trials of workers that have died."""
+        import optuna
+
+        now, running = time.monotonic(), (optuna.trial.TrialState.RUNNING,)
+        for trial in self.study.get_trials(deepcopy=False, states=running):
+            beat = trial.user_attrs.get("beat")
+            seen, since = self._seen.get(trial.number, (None, now))
+            self._seen[trial.number] = beat, (since if beat == seen else now)
+            if now - self._seen[trial.number][1] > PATIENCE_SECONDS:
+                logger.warning("The worker of trial %d has died; another trial takes its place", trial.number)
+                # Another worker may be faster, and the dead may awake.
+                with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                    self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def _beat(self) -> None:
+        for beat in itertools.count():
+            if self._stop.wait(HEARTBEAT_SECONDS):
+                return
+            trial = self.trial
+            if trial:
+                try:
+                    trial.set_user_attr("beat", beat)
+                except Exception as error:  # the trial ended just now, or the database is away for a while
+                    logger.debug("No sign of life for trial %d: %s", trial.number, error)
+
+
+def counts(trial) -> bool:
+    """Whether a trial ended. Failed ones have a record only if they failed of themselves."""
+    return trial.state.is_finished() and "record" in trial.user_attrs
+
+
+def run_shared(study, task: Task, space, trials: int, metrics: Sequence[str], seed: int) -> list[Record]:
+    """Does trials of a study, beside other workers, until all together have done as many as wanted."""
+    from optuna.trial import TrialState
+
+    with Worker(study) as worker:
+        while True:
+            worker.fail_the_dead()
+            known = study.get_trials(deepcopy=False)
+            ended = [trial for trial in known if counts(trial)]
+            if len(ended) >= trials:
+                return sorted((trial.user_attrs["record"] for trial in ended), key=lambda record: record["number"])
+            if len(ended) + sum(trial.state == TrialState.RUNNING for trial in known) >= trials:
+                time.sleep(POLL_SECONDS)
+                continue
+            worker.trial = trial = study.ask()
+            try:
+                before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+                if sum(other.state == TrialState.RUNNING or counts(other) for other in before) < trials:
+                    run_one(study, trial, task, space, metrics, seed)
+            finally:  # also for what is one too many: two workers may begin the last trial at the same time
+                worker.trial = None
+                study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def run_one(study, trial, task: Task, space, metrics: Sequence[str], seed: int) -> None:
+    """Does a trial of a study and tells the study how it ended."""
+    import optuna
+
+    def report(step: int, value: float) -> None:
+        trial.report(value, step)
+        if trial.should_prune():
+            raise Pruned
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # One for each trial: workers that begin with the same seed would make the same suggestions.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=derived_seed(seed, trial.number), multivariate=False, constant_liar=True
+        )
+    values = {value.name: value.distribution.suggest(trial, value.name) for value in space}
+    record = attempt(task, trial.number, values, metrics, report if len(metrics) == 1 else None)
+    logger.info("%s", in_a_line(record, metrics))
+    try:
+        trial.set_user_attr("record", json.loads(json.dumps(record, default=plain)))
+        if "error" in record:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        elif "pruned" in record:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, [record["metrics"][name] for name in metrics])
+    except optuna.exceptions.UpdateFinishedTrialError:
+        logger.warning("Trial %d was taken for dead by another worker, and does not count", trial.number)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Repetition
+
+
+class RepeatedExperiment:
+    """The same experiments several times, with seeds derived from one; resumable as `search` is.
+
+        repeated = RepeatedExperiment({"encoding": "ttfs_exact"}, repetitions=5, timesteps=[8, 64, 8])
+        repeated.run()
+        x, curves = repeated.curves("snn/eval/test", over="timesteps")
+        plotting.repeated_curves(x, curves, "time steps N", "accuracy")
+
+    The folder gets `runs.csv`, a row per run; `summary.csv` and `summary.json`, all numbers of each cell of the grid
+    with mean, standard deviation and 95% confidence interval of the mean (Student's t).
+
+    Args:
+        objective: arguments of an Experiment; or a function that takes `seed` and the arguments of the grid as
+            keywords and returns a dict of metrics.
+        repetitions: how often each cell of the grid is run, with one seed per repetition, the same in all cells. It
+            may be raised later: the runs that are there stay.
+        timesteps: `[start, stop]` or `[start, stop, step]`: an axis of the grid, `stop` included.
+        grid: argument -> its values; all combinations are run.
+        seed: from which those of the repetitions are derived.
+        folder: for records and tables.
+
+    Attributes:
+        cells: the combinations of the grid, dicts.
+        records: of the runs done so far, after `run`.
+    """
+
+    def __init__(
+        self,
+        objective: Callable[..., Any] | Mapping[str, Any],
+        repetitions: int = 1,
+        timesteps: Sequence[int] | None = None,
+        grid: Mapping[str, Sequence] | None = None,
+        *,
+        seed: int = 0,
+        folder: str | os.PathLike = "experiments/repeated",
+    ):
+        axes = {name: DiscreteValues(values).values for name, values in (grid or {}).items()}
+        if timesteps is not None:
+            fits = len(timesteps) in (2, 3) and all(isinstance(n, numbers.Integral) and n > 0 for n in timesteps)
+            require(fits and timesteps[0] <= timesteps[1] and "timesteps" not in axes, "timesteps is an interval "
+                    "[start, stop] or [start, stop, step] of whole numbers above 0, and then no part of the grid.",
+                    f"{timesteps=}, {grid=}", "Put other series into the grid.")
+            axes["timesteps"] = list(range(timesteps[0], timesteps[1] + 1, *timesteps[2:]))
+        require("seed" not in axes and (callable(objective) or "seed" not in objective), "Seeds of runs are derived.",
+                "a seed among the arguments", "Give the one to derive them from: RepeatedExperiment(…, seed=…).")
+        require_number("repetitions", repetitions, numbers.Integral, 1)
+        require_number("seed", seed, numbers.Integral, 0)
+        self.objective, self.axes, self.repetitions, self.seed = objective, axes, repetitions, seed
+        self.cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        self.folder = Path(folder).expanduser().absolute()
+        self.records: list[Record] = []
+
+    def run(self) -> list[dict[str, Any]]:
+        """Does the runs that have not been done. Returns the `summary`."""
+        task = as_task(self.objective, ["seed", *self.axes], "value", self.folder)
+        arguments = {} if callable(self.objective) else plain(self.objective)
+        signature = {"grid": plain(self.axes), "seed": self.seed, "arguments": arguments}
+        # Repetition by repetition: what is there first can be compared, and further repetitions come at the end.
+        seeds = (derived_seed(self.seed, repetition) for repetition in range(self.repetitions))
+        plan = ({**cell, "seed": seed} for seed in seeds for cell in self.cells)
+        with Ledger(self.folder, signature) as ledger:
+            ledger.run(task, plan, (), self._publish)
+        return self.summary()
+
+    def summary(self) -> list[dict[str, Any]]:
+        """A row per cell and metric: n, mean, sd, and the 95% confidence interval from low to high."""
+        return [
+            {**cell, "metric": metric, **statistics(list(runs.values()))}
+            for cell, found in self._cells()
+            for metric, runs in found.items()
+        ]
+
+    def values(self, metric: str) -> dict[str, np.ndarray]:
+        """Label of a cell -> its values, `(runs,)`, as `plotting.repeated_box_plot` takes them."""
+        boxes = {self._label(cell): np.array(list(found[metric].values())) for cell, found in self._cells()
+                 if metric in found}
+        require(boxes, "A metric is a number that runs returned.", f"{metric=}", f"Known: {self._metrics()}.")
+        return boxes
+
+    def curves(self, metric: str, over: str = "timesteps") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The values of an axis of numbers, and label -> `(repetitions, values)`, for `plotting.repeated_curves`.
+
+        Repetitions in which a run is missing or failed are left out.
+        """
+        require(over in self.axes, "Curves go along an axis of the grid.", f"{over=}", f"It has {list(self.axes)}.")
+        x, points = sorted(set(self.axes[over])), {}
+        for cell, found in self._cells():
+            for repetition, value in found.get(metric, {}).items():
+                points.setdefault(self._label(cell, over), {}).setdefault(repetition, {})[cell[over]] = value
+        curves = {}
+        for label, lines in points.items():
+            whole = [[line[each] for each in x] for line in lines.values() if len(line) == len(x)]
+            curves |= {label: np.array(whole)} if whole else {}
+        require(curves, "A curve needs a repetition with all of its runs.", f"{metric=}, {over=}",
+                f"Finish the runs, or choose one of {self._metrics()}.")
+        return np.array(x), curves
+
+    def _cells(self) -> list[tuple[dict, dict[str, dict[int, float]]]]:
+        """For each cell, itself and: metric -> repetition -> number."""
+        found = [(cell, {}) for cell in self.cells]
+        for record in self.records:
+            repetition, cell = divmod(record["number"], len(self.cells))
+            for name, value in record.get("metrics", {}).items():
+                if is_number(value):
+                    found[cell][1].setdefault(name, {})[repetition] = value
+        return found
+
+    def _metrics(self) -> str:
+        return ", ".join(dict.fromkeys(name for _, found in self._cells() for name in found)) or "none yet"
+
+    def _label(self, cell: Mapping, without: str = "") -> str:
+        """What tells a cell from the others."""
+        telling = [name for name, values in self.axes.items() if len(values) > 1 and name != without]
+        return ", ".join(f"{name}={plain(cell[name])}" for name in telling) or "all runs"
+
+    def _publish(self, records: list[Record]) -> None:
+        self.records = [record for record in records if record["number"] < self.repetitions * len(self.cells)]
+        write_csv(self.folder / "runs.csv", [table_row(record) for record in self.records])
+        write_csv(self.folder / "summary.csv", self.summary())
+        content = {"seed": self.seed, "summary": self.summary(), "runs": self.records}
+        write_json(self.folder / "summary.json", content)
+
+
+def statistics(values: Sequence[float]) -> dict[str, Any]:
+    """Number, mean, standard deviation of a sample, and 95% confidence interval of the mean; `None` for one value."""
+    array = np.asarray(values, float)
+    found = {"n": len(array), "mean": array.mean().item(), "sd": None, "low": None, "high": None}
+    if len(array) > 1 and np.isfinite(array).all():
+        from plotting import _confidence_95
+
+        low, high = _confidence_95(array)
+        found |= {"sd": array.std(ddof=1).item(), "low": low.item(), "high": high.item()}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def literal(text: str):
+    """A number, a truth value or None, as Python writes it; anything else is text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`."""
+    name, found, value = text.partition("=")
+    require(found and name.isidentifier(), "A setting is NAME=VALUE.", text, "Such as max_images=1000.")
+    return name, literal(value)
+
+
+def parse_vary(text: str) -> OptimizableValue:
+    """`threshold=1:20:1`, `norm_percentile=uniform(low=95, high=100)` or `encoding=rate,ttfs`."""
+    name, _, values = text.partition("=")
+    require(name and values, "What is varied is NAME=VALUES.", text, "Such as threshold=1:20:1.")
+    if call := re.fullmatch(r"(\w+)\((.*)\)", values):
+        keywords = dict(parse_setting(each.strip()) for each in call[2].split(",") if each.strip())
+        return OptimizableValue(name, RealInterval(call[1], **keywords))
+    if ":" in values:
+        bounds = [literal(each) for each in values.split(":")]
+        require(len(bounds) in (2, 3), "An interval is START:STOP or START:STOP:STEP.", text, "Such as 1:20:1.")
+        return OptimizableValue(name, DiscreteInterval(*bounds))
+    return OptimizableValue(name, DiscreteValues([literal(each) for each in values.split(",")]))
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="optimization",
+        description="Searches for the settings of an Experiment. The same command continues a search that was "
+        "interrupted; with --storage, the same command in several processes shares it.",
+    )
+    add = parser.add_argument
+    add("--network", metavar="NAME", dest="training_function", help="see python experiment.py --help")
+    add("--dataset", metavar="NAME", help="the same")
+    add("--encoding", metavar="NAME", help="the same; one, or vary it")
+    add("--set", metavar="NAME=VALUE", nargs="+", action="extend", default=[], help="other arguments of Experiment")
+    add("--vary", metavar="NAME=VALUES", nargs="+", action="extend", required=True,
+        help="threshold=1:20:1 (the end is left out), encoding=rate,ttfs, 'norm_percentile=uniform(low=95, high=100)'; "
+        "also normal, poisson and beta, with NumPy's keywords")
+    add("--trials", type=int, default=20, metavar="N", help="of all processes and calls together (default: 20)")
+    add("--metric", nargs="+", metavar="NAME", default=["snn/eval/validation"], help="default: snn/eval/validation")
+    add("--direction", nargs="+", metavar="WAY", default=["maximize"], help="maximize (default) or minimize, for each")
+    add("--validation", type=float, default=0.1, metavar="SHARE", help="of the training images, on which trials are "
+        "compared (default: 0.1); 0 compares on the test images, as snn/eval/test")
+    add("--storage", metavar="PLACE", help="Optuna: a journal file, an SQLite file (.db), or a URL such as "
+        "postgresql://user@host/database (default: random search, one process)")
+    add("--folder", default="experiments/search", metavar="DIR", help="default: experiments/search")
+    add("--seed", type=int, default=0, metavar="N", help="of the choice of values (default: 0)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python optimization.py`: runs or continues a search and prints what is best."""
+    parser = argument_parser()
+    options = vars(parser.parse_args(argv))
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        named = {name: options.pop(name) for name in ("training_function", "dataset", "encoding")}
+        arguments = {name: value for name, value in named.items() if value is not None}
+        arguments |= map(parse_setting, options.pop("set"))
+        space, direction = list(map(parse_vary, options.pop("vary"))), options.pop("direction")
+        result = search(arguments, space, direction=direction[0] if len(direction) == 1 else direction, **options)
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was finished stays; the same command continues.")
+        sys.exit(130)  # 128 + SIGINT, as shells have it
+    except (ValueError, OSError, ImportError) as error:
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    print(f"\n{result.table()}\n\nResults: {result.folder}")
+
+
+if __name__ == "__main__":
+    main()
