@@ -87,13 +87,15 @@ def _weighted(layer, reader):
     kl.UpSampling3D,
 )
 def _linear(layer, reader):
+    # TensorFlow resizes in float32 whatever the dtype, which is not exact enough to fold through.
+    if getattr(layer, "interpolation", "nearest") != "nearest":
+        raise reader.source.refuse(f"interpolation={layer.interpolation!r}", "Take interpolation='nearest'.")
     reader.linear(layer)
 
 
 @converts(
     kl.AveragePooling1D,
     kl.AveragePooling2D,
-    kl.AveragePooling3D,
     kl.GlobalAveragePooling1D,
     kl.GlobalAveragePooling2D,
     kl.GlobalAveragePooling3D,
@@ -105,7 +107,6 @@ def _average_pooling(layer, reader):
 @converts(
     kl.MaxPooling1D,
     kl.MaxPooling2D,
-    kl.MaxPooling3D,
     kl.GlobalMaxPooling1D,
     kl.GlobalMaxPooling2D,
     kl.GlobalMaxPooling3D,
@@ -597,7 +598,7 @@ def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -
             (images[start : start + batch_size], labels[start : start + batch_size])
             for start in range(0, len(images), batch_size)
         )
-    classes = model.output_shape[-1]
+    classes, seen = model.output_shape[-1], 0
     for x, y in pairs:
         if x.shape[1:] != tuple(model.input_shape[1:]):
             raise ValueError(f"Images must have shape {model.input_shape[1:]}. Received: shape {x.shape[1:]}")
@@ -607,7 +608,10 @@ def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -
                 f"Labels are class numbers from 0 to {classes - 1}, one per image. Received: values from {y.min()} to "
                 f"{y.max()}, dtype {y.dtype}, shape {y.shape}"
             )
+        seen += len(x)
         yield x, y[:, 0]
+    if not seen:
+        raise ValueError("Accuracy needs at least one image. Received: none.")
 
 
 def _accuracy(model, images, labels, batch_size, verbose) -> float:

@@ -58,11 +58,11 @@ TABLE_SECONDS = 10  # between two rewritings of the tables while trials run; rec
 HEARTBEAT_SECONDS = 5  # between two signs of life of a worker
 PATIENCE_SECONDS = 30  # a worker without a sign of life for so long is taken for dead
 POLL_SECONDS = 0.2  # between two looks at a study while other workers finish the last trials
+FREE_SECONDS = 0.5  # of a trial after which TensorFlow's graphs and networks are freed, which takes its time, too
 QUANTILE_DRAWS = 2**16
 REPORTED_SHARES = (0.1, 0.3)  # of the images, after which a trial that is an Experiment may be pruned
 
-Record = dict[str, Any]
-"""What is kept of a trial: "number", "values", "seconds", and by how it ended "metrics", "error" or "pruned"."""
+Record = dict[str, Any]  # of a trial: "number", "values", "seconds", and by how it ended "metrics", "error", "pruned"
 
 
 def require(holds, rule: str, received: str, remedy: str) -> None:
@@ -74,9 +74,8 @@ def require(holds, rule: str, received: str, remedy: str) -> None:
 def require_number(name: str, value, kind: type = numbers.Real, least: float = -math.inf) -> None:
     """Raises a ValueError unless the value is a finite number of that kind."""
     fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and value >= least
-    rule = f"{name} must be a {'whole' if kind is numbers.Integral else 'finite'} number"
-    rule += f" of at least {least}." if math.isfinite(least) else "."
-    require(fits, rule, f"{name}={value!r}", "Take such a number.")
+    what = "finite number" if kind is numbers.Real else f"whole number of at least {least}"
+    require(fits, f"{name} must be a {what}.", f"{name}={value!r}", "Take such a number.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,17 +91,13 @@ class Distribution(abc.ABC):
 
     @abc.abstractmethod
     def suggest(self, trial, name: str):
-        """A value for the parameter `name` of an `optuna.Trial`."""
+        """The value that Optuna wants to see tried as parameter `name` of a trial."""
 
 
 class DiscreteInterval(Distribution):
-    """`start`, `start + step`, … below `stop`, all equally likely; `DiscreteInterval(1, 5, 1)` holds 1, 2, 3 and 4.
+    """`start`, `start + step`, … below `stop`, all equally likely: `DiscreteInterval(1, 5, 1)` holds 1, 2, 3 and 4.
 
-    Args:
-        start: the first value.
-        stop: the end, no part of the interval.
-        step: above 0. The values are ints if `start` and `step` are. Decimal fractions are meant as written:
-            `DiscreteInterval(0.1, 0.4, 0.1)` holds 0.1, 0.2 and 0.3.
+    Ints if `start` and `step` are; fractions as written: `DiscreteInterval(0.1, 0.4, 0.1)` holds 0.1, 0.2 and 0.3.
     """
 
     def __init__(self, start: float, stop: float, step: float = 1):
@@ -142,18 +137,17 @@ class RealInterval(Distribution):
 
     def __init__(self, distribution: str, **keywords: float):
         self.distribution, self.keywords = distribution, keywords
-        require(distribution in self.DISTRIBUTIONS, "Unknown distribution.", f"distribution={distribution!r}",
-                f"Choose one of {', '.join(self.DISTRIBUTIONS)}.")
+        known = ", ".join(self.DISTRIBUTIONS)
+        require(distribution in self.DISTRIBUTIONS, "Unknown distribution.", f"{distribution!r}", f"Choose of {known}.")
         for name, value in keywords.items():
             require_number(name, value)
         self.low, self.high = keywords.get("low", 0.0), keywords.get("high", 1.0)  # of a uniform distribution
         require(self.low < self.high, "low must be below high.", f"{self}", "Swap them.")
         try:
-            self.draw(np.random.default_rng(0))
+            require_number("a draw", self.draw(np.random.default_rng(0)))
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"NumPy's {distribution} must accept the keywords ({error}). Received: {self}. See its documentation."
-            ) from error
+            rule = f"NumPy's {distribution} must accept the keywords, and draw a number ({error})."
+            raise ValueError(f"{rule} Received: {self}. See numpy.random.Generator.{distribution}.") from error
 
     def draw(self, random):
         return plain(getattr(random, self.distribution)(**self.keywords))
@@ -192,23 +186,17 @@ class DiscreteValues(Distribution):
 
 
 class OptimizableValue:
-    """An argument that is varied.
+    """An argument that is varied: its name, and what its values are drawn from.
 
-    Args:
-        name: of the argument.
-        distribution: what its values are drawn from.
-        seed: of `get`; `None` for other values in each process. A search has a seed of its own.
+    The seed is that of `get`; `None` gives other values in each process. A search has a seed of its own.
     """
 
     def __init__(self, name: str, distribution: Distribution, seed: int | None = None):
-        require(isinstance(name, str) and name.isidentifier(), "name must be that of an argument.", f"name={name!r}",
-                "Name an argument, such as 'timesteps'.")
-        require(isinstance(distribution, Distribution), "A value has a distribution.", f"{distribution!r}",
+        fits = isinstance(name, str) and name.isidentifier() and isinstance(distribution, Distribution)
+        require(fits, "A value has the name of an argument, and a distribution.", f"{name=}, {distribution=}",
                 "Make a DiscreteInterval, RealInterval or DiscreteValues.")
-        if seed is not None:
-            require_number("seed", seed, numbers.Integral, 0)
-        self.name, self.distribution, self.seed = name, distribution, seed
-        self._random = np.random.default_rng(seed)
+        require_number("seed", seed or 0, numbers.Integral, 0)
+        self.name, self.distribution, self._random = name, distribution, np.random.default_rng(seed)
 
     def get(self):
         """The next value; there is no last one."""
@@ -242,11 +230,7 @@ Task = Callable[[int, dict, Report | None], Mapping[str, Any]]
 
 
 def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], report: Report | None = None) -> Record:
-    """Runs a trial, which must return the metrics. Its errors become part of the record.
-
-    Raises:
-        ValueError: a metric is missing. That is no failure of this trial: all others would lack it, too.
-    """
+    """Runs a trial. Its errors become part of the record; but a missing metric, all others would lack, too."""
     record, start = {"number": number, "values": values}, time.perf_counter()
     try:
         record["metrics"] = found = {name: plain(value) for name, value in task(number, values, report).items()}
@@ -255,9 +239,10 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
     except Exception as error:
         logger.warning("Trial %d failed", number, exc_info=True)
         record["error"] = f"{type(error).__name__}: {error}"
-    finally:
-        release_memory()
     record["seconds"] = time.perf_counter() - start
+    if "keras" in sys.modules and record["seconds"] > FREE_SECONDS:
+        sys.modules["keras"].backend.clear_session()
+        gc.collect()
     for name in metrics if "metrics" in record else ():
         numeric = [key for key, value in found.items() if is_number(value)]
         require(name in numeric, "The objective returns every metric as a number.", f"metric={name!r}",
@@ -265,13 +250,6 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
         if math.isnan(found[name]):
             record["error"] = f"ValueError: {name} is not a number (NaN)"
     return record
-
-
-def release_memory() -> None:
-    """Frees graphs and networks, which TensorFlow would keep for as long as the process lives."""
-    if "keras" in sys.modules:
-        sys.modules["keras"].backend.clear_session()
-    gc.collect()
 
 
 def is_number(value) -> bool:
@@ -300,10 +278,8 @@ def function_task(function: Callable, names: Sequence[str], metric: str) -> Task
     try:
         inspect.signature(function).bind(**dict.fromkeys([*names, *["report"] * takes_report]))
     except TypeError as error:
-        raise ValueError(
-            f"The objective takes the varied values as keywords ({error}). Received: {list(names)}. "
-            "Give it arguments of these names, and defaults to all others."
-        ) from error
+        rule = f"The objective takes the varied values as keywords ({error}). Received: {list(names)}."
+        raise ValueError(f"{rule} Give it arguments of these names, and defaults to all others.") from error
 
     def task(number, values, report):
         extra = {"report": report or (lambda step, value: None)} if takes_report else {}
@@ -319,10 +295,8 @@ class ExperimentTask:
     In the folder lie `runs/`, with the trained ANNs in `runs/anns/`, and `tblogs/`, with the hyperparameters.
 
     Args:
-        arguments: of the Experiment, those that are not varied.
-        names: of those that are.
+        arguments: of the Experiment, those that are not varied; `names` are those that are.
         metric: an accuracy of the SNN is reported early, on a share of the images.
-        folder: of all trials.
         validation: share of the training images on which trials are evaluated in place of the test images; metrics
             then end in "validation" in place of "test". With 0 the test images choose the best configuration, and are
             no longer fit to report its accuracy.
@@ -343,7 +317,7 @@ class ExperimentTask:
         require(isinstance(encoding, str), "A trial has one encoding.", f"{encoding=}", "Vary it, as DiscreteValues.")
         require(0 <= validation < 1, "validation is a share in [0, 1).", f"{validation=}", "0.1 is usual.")
         self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **arguments}
-        self.metric, self.folder, self.validation, self._splits = metric, folder, validation, {}
+        self.metric, self.folder, self.validation = metric, folder, validation
         # Wrong arguments shall show now. Options belong to an encoding, which may be among what is varied.
         Experiment(**{name: value for name, value in self.arguments.items() if name != "encoding_options"})
 
@@ -382,13 +356,10 @@ class ExperimentTask:
         import ann_training
 
         source = arguments.get("dataset", "mnist_sample")
-        key = json.dumps(plain(source))
-        if key not in self._splits:
-            images, labels = ann_training.load_dataset(source, data_dir=arguments.get("data_dir")).train
-            order = np.random.default_rng(0).permutation(len(images))  # files are often sorted by class
-            parts = np.split(order, [len(images) - max(1, round(self.validation * len(images)))])
-            self._splits[key] = tuple((images[part], labels[part]) for part in parts)
-        return self._splits[key]
+        images, labels = ann_training.load_dataset(source, data_dir=arguments.get("data_dir")).train
+        order = np.random.default_rng(0).permutation(len(images))  # files are often sorted by class
+        parts = np.split(order, [len(images) - max(1, round(self.validation * len(images)))])
+        return tuple((images[part], labels[part]) for part in parts)
 
     def _report_early(self, experiment, report) -> None:
         """Reports the accuracy on a growing share of the images."""
@@ -470,43 +441,23 @@ def check_signature(kept: Mapping | None, signature: Mapping, place: str) -> Non
 
 
 class Ledger:
-    """The records of a folder, a line each in `trials.jsonl`. They outlive everything but the disk.
+    """The records of a folder, a line each in a file. They outlive everything but the disk. See `open_ledger`."""
 
-    A context in which the folder is locked: a ledger belongs to one process at a time. A trial whose line is deleted,
-    say because it failed and should not have, is done again.
-
-    Args:
-        folder: made if it is not there.
-        signature: what all records depend on; kept beside them in `signature.json`, and compared.
-
-    Attributes:
-        records: number of the trial -> its record, by number.
-    """
-
-    def __init__(self, folder: Path, signature: Mapping[str, Any]):
-        self.folder, self.signature, self.records = folder, signature, {}
-
-    def __enter__(self):
-        place = f"folder={str(self.folder)!r}"
-        with contextlib.ExitStack() as stack:
+    def __init__(self, file):
+        self._file, self.records = file, {}
+        file.seek(0)
+        text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            logger.warning("The last record in %s is incomplete; its trial is done again", file.name)
+            file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.folder / ".lock", wait=False))
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"One process at a time runs trials in a folder. Received: {place}, where one is running. "
-                    "Wait for it, or share the work through a storage."
-                ) from error
-            path = self.folder / "signature.json"
-            check_signature(json.loads(path.read_text("utf-8")) if path.exists() else None, self.signature, place)
-            write_json(path, self.signature)
-            self._file = stack.enter_context((self.folder / "trials.jsonl").open("a+b"))
-            self._read()
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(self, *_):
-        self._open.close()
+                record = json.loads(line)
+                self.records[record["number"]] = record
+            except (ValueError, TypeError, KeyError) as error:
+                rule = f"Every line is a record in JSON ({error}). Received: line {number} of {file.name}."
+                raise ValueError(f"{rule} Delete the line: its trial is then done again.") from error
 
     def append(self, record: Record) -> None:
         """Adds a record. When this returns, it is on the disk."""
@@ -515,32 +466,14 @@ class Ledger:
         os.fsync(self._file.fileno())
         self.records[record["number"]] = record
 
-    def _read(self) -> None:
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            logger.warning("The last record in %s is incomplete; its trial is done again", self._file.name)
-            self._file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                record = json.loads(line)
-                self.records[record["number"]] = record
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
-                    f"Every line of a ledger is a record in JSON ({error}). Received: line {number} of "
-                    f"{self._file.name}. Delete the line: its trial is then done again."
-                ) from error
-
     def run(self, task: Task, plan: Iterable[dict], metrics: Sequence[str], publish: Callable):
         """Does the trials of a plan that have no record, and from time to time calls `publish` with all records."""
         published = time.monotonic()
         try:
             for number, values in enumerate(plan):
-                if number in self.records:
-                    continue
-                self.append(attempt(task, number, values, metrics))
-                logger.info("%s", in_a_line(self.records[number], metrics))
+                if number not in self.records:
+                    self.append(attempt(task, number, values, metrics))
+                    logger.info("%s", in_a_line(self.records[number], metrics))
                 if time.monotonic() - published > TABLE_SECONDS:
                     publish(list(self.records.values()))
                     published = time.monotonic()
@@ -549,20 +482,34 @@ class Ledger:
             publish(list(self.records.values()))
 
 
+@contextlib.contextmanager
+def open_ledger(folder: Path, signature: Mapping[str, Any]) -> Iterator[Ledger]:
+    """The ledger of a folder, which no other process can open meanwhile. The signature is what all records share."""
+    place = f"folder={str(folder)!r}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = contextlib.ExitStack()
+        lock.enter_context(locked(folder / ".lock", wait=False))
+    except BlockingIOError as error:
+        rule = f"One process at a time runs trials in a folder. Received: {place}, where one is running."
+        raise ValueError(f"{rule} Wait for it, or share the work through a storage.") from error
+    with lock, (folder / "trials.jsonl").open("a+b") as file:
+        path = folder / "signature.json"
+        check_signature(json.loads(path.read_text("utf-8")) if path.exists() else None, signature, place)
+        write_atomically(path, json.dumps(signature, indent=1))
+        yield Ledger(file)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Search
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search has found.
+    """What a search has found: the records of all trials, by number, for these objectives.
 
-    Attributes:
-        records: of all trials, by number.
-        metrics, directions: the objectives.
-        arguments: of an Experiment, those that were not varied.
-        folder: with `trials.csv`, `best.json`, and `pareto.png` if the objectives are an accuracy to maximize, a
-            latency and synaptic operations to minimize, in this order.
+    `arguments` are those of an Experiment that were not varied. `folder` holds `trials.csv`, `best.json`, and
+    `pareto.png` if three objectives were accuracy, latency and synaptic operations of Experiments, in this order.
     """
 
     records: list[Record]
@@ -594,16 +541,14 @@ class SearchResult:
         """Writes the files of the folder."""
         write_csv(self.folder / "trials.csv", [table_row(record) for record in self.records])
         write_json(self.folder / "best.json", {"metric": self.metrics, "direction": self.directions, "best": self.best})
-        if self.directions == ["maximize", "minimize", "minimize"] and self.best:
+        drawable = self.directions == ["maximize", "minimize", "minimize"]
+        if drawable and any("experiment/encoding" in record["metrics"] for record in self.best):
             import plotting
 
             found = [record["metrics"] for record in self.records if "metrics" in record and "error" not in record]
             columns = ([metrics[name] for metrics in found] for name in self.metrics)
-            groups = [str(metrics.get("experiment/encoding", "")) for metrics in found]
-            try:
-                plotting.save(plotting.pareto_front(*columns, groups), self.folder / "pareto.png")
-            except ValueError as error:  # other objectives than those it is made for
-                logger.warning("The Pareto front cannot be drawn: %s", error)
+            figure = plotting.pareto_front(*columns, [metrics["experiment/encoding"] for metrics in found])
+            plotting.save(figure, self.folder / "pareto.png")
 
 
 def search(
@@ -629,10 +574,8 @@ def search(
         objective: arguments of an Experiment, see `ExperimentTask`; or a function that takes the values as keywords
             and returns a dict of metrics, or the metric. If it has an argument `report`, it can call
             `report(step, value)` with values of the metric on the way; this raises `Pruned` where Optuna advises it.
-        space: what is varied.
         trials: number of trials that end, all processes together; failed and pruned ones count.
-        metric: the objective, or several of them.
-        direction: "maximize" or "minimize", for all metrics or for each.
+        metric: the objective, or several of them, each with the direction "maximize" or "minimize".
         seed: of the choice of values.
         folder: for records and tables. Its name is that of the Optuna study.
         storage: `None`; or the file of a journal; or an SQLite file (.db, .sqlite, .sqlite3); or a database URL, such
@@ -659,7 +602,7 @@ def search(
     signature |= {"arguments": arguments, "validation": validation}
     if storage is None:
         plan = (drawn_values(space, seed, number) for number in range(trials))
-        with Ledger(folder, signature) as ledger:
+        with open_ledger(folder, signature) as ledger:
             ledger.run(task, plan, metrics, lambda records: result(records).write())
             found = result(list(ledger.records.values()))
     else:
@@ -687,13 +630,11 @@ def open_storage(storage: str):
             return JournalStorage(JournalFileBackend(str(path)))
         storage = f"sqlite:///{path}"
     waiting = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
-    for attempts_left in reversed(range(5)):
-        try:
+    for _ in range(4):  # two processes that make the tables of a new database at once disturb one another
+        with contextlib.suppress(Exception):
             return RDBStorage(storage, engine_kwargs=waiting)
-        except Exception:  # two processes that make the tables of a new database at once disturb one another
-            if not attempts_left:
-                raise
-            time.sleep(0.5)
+        time.sleep(0.5)
+    return RDBStorage(storage, engine_kwargs=waiting)
 
 
 @contextlib.contextmanager
@@ -702,10 +643,8 @@ def shared_study(storage: str, name: str, signature: Mapping, directions: Sequen
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            f"A storage is one of Optuna's, which is not installed. Received: {storage=}. "
-            "pip install 'spiking-toolbox[search]', or search without a storage."
-        ) from error
+        rule = f"A storage is one of Optuna's, which is not installed. Received: {storage=}."
+        raise ImportError(f"{rule} pip install 'spiking-toolbox[search]', or search without a storage.") from error
     backend = open_storage(storage)
     try:
         study = optuna.create_study(storage=backend, study_name=name, directions=directions, load_if_exists=True)
@@ -717,51 +656,43 @@ def shared_study(storage: str, name: str, signature: Mapping, directions: Sequen
             backend.engine.dispose()
 
 
-class Worker:
-    """A process that takes part in a study: gives signs of life, and notices who no longer does.
+@contextlib.contextmanager
+def heartbeat(trial) -> Iterator[None]:
+    """Gives signs of life of a running trial, as long as this process lives."""
+    stop = threading.Event()
 
-    The trial of a killed worker looks as if it were running, but its count of heartbeats stands still. Every worker
-    watches the counts by its own clock. The trial is then failed, and some worker does another one in its place.
+    def beat():
+        while not stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(Exception):  # the trial was taken for dead, or the database is away for a while
+                trial.set_user_attr("beat", time.time())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def fail_the_dead(study, seen: dict[int, tuple]) -> None:
+    """Fails the trials of killed workers, which look as if they were running, but whose heartbeat stands still.
+
+    `seen` is kept between calls: trial -> its last beat, and since when this process has seen it, by its own clock.
     """
+    import optuna
 
-    def __init__(self, study):
-        self.study, self.trial, self._seen = study, None, {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def fail_the_dead(self) -> None:
-        """Fails the trials of workers that have died."""
-        import optuna
-
-        now, running = time.monotonic(), (optuna.trial.TrialState.RUNNING,)
-        for trial in self.study.get_trials(deepcopy=False, states=running):
-            beat = trial.user_attrs.get("beat")
-            seen, since = self._seen.get(trial.number, (None, now))
-            self._seen[trial.number] = beat, (since if beat == seen else now)
-            if now - self._seen[trial.number][1] > PATIENCE_SECONDS:
-                logger.warning("The worker of trial %d has died; another trial takes its place", trial.number)
-                # Another worker may be faster, and the dead may awake.
-                with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                    self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-
-    def _beat(self) -> None:
-        for beat in itertools.count():
-            if self._stop.wait(HEARTBEAT_SECONDS):
-                return
-            trial = self.trial
-            if trial:
-                try:
-                    trial.set_user_attr("beat", beat)
-                except Exception as error:  # the trial ended just now, or the database is away for a while
-                    logger.debug("No sign of life for trial %d: %s", trial.number, error)
+    now = time.monotonic()
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        beat, since = seen.get(trial.number, (None, now))
+        if beat != trial.user_attrs.get("beat"):
+            beat, since = trial.user_attrs["beat"], now
+        seen[trial.number] = beat, since
+        if now - since > PATIENCE_SECONDS:
+            logger.warning("The worker of trial %d has died; another trial takes its place", trial.number)
+            # Another worker may be faster, and the dead may awake.
+            with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def counts(trial) -> bool:
@@ -773,24 +704,26 @@ def run_shared(study, task: Task, space, trials: int, metrics: Sequence[str], se
     """Does trials of a study, beside other workers, until all together have done as many as wanted."""
     from optuna.trial import TrialState
 
-    with Worker(study) as worker:
-        while True:
-            worker.fail_the_dead()
-            known = study.get_trials(deepcopy=False)
-            ended = [trial for trial in known if counts(trial)]
-            if len(ended) >= trials:
-                return sorted((trial.user_attrs["record"] for trial in ended), key=lambda record: record["number"])
-            if len(ended) + sum(trial.state == TrialState.RUNNING for trial in known) >= trials:
-                time.sleep(POLL_SECONDS)
-                continue
-            worker.trial = trial = study.ask()
-            try:
-                before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
-                if sum(other.state == TrialState.RUNNING or counts(other) for other in before) < trials:
-                    run_one(study, trial, task, space, metrics, seed)
-            finally:  # also for what is one too many: two workers may begin the last trial at the same time
-                worker.trial = None
-                study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+    seen = {}
+    while True:
+        fail_the_dead(study, seen)
+        known = study.get_trials(deepcopy=False)
+        ended = [trial for trial in known if counts(trial)]
+        if len(ended) >= trials:
+            return sorted((trial.user_attrs["record"] for trial in ended), key=lambda record: record["number"])
+        if len(ended) + sum(trial.state == TrialState.RUNNING for trial in known) >= trials:
+            time.sleep(POLL_SECONDS)
+            continue
+        trial = study.ask()
+        try:
+            before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+            if sum(other.state == TrialState.RUNNING or counts(other) for other in before) < trials:
+                run_one(study, trial, task, space, metrics, seed)
+            else:  # two workers began the last trial at the same time
+                study.tell(trial, state=TrialState.FAIL)
+        except BaseException:
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            raise
 
 
 def run_one(study, trial, task: Task, space, metrics: Sequence[str], seed: int) -> None:
@@ -805,18 +738,17 @@ def run_one(study, trial, task: Task, space, metrics: Sequence[str], seed: int) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # One for each trial: workers that begin with the same seed would make the same suggestions.
-        study.sampler = optuna.samplers.TPESampler(
-            seed=derived_seed(seed, trial.number), multivariate=False, constant_liar=True
-        )
+        own = derived_seed(seed, trial.number)
+        study.sampler = optuna.samplers.TPESampler(seed=own, multivariate=False, constant_liar=True)
     values = {value.name: value.distribution.suggest(trial, value.name) for value in space}
-    record = attempt(task, trial.number, values, metrics, report if len(metrics) == 1 else None)
+    with heartbeat(trial):
+        record = attempt(task, trial.number, values, metrics, report if len(metrics) == 1 else None)
     logger.info("%s", in_a_line(record, metrics))
     try:
         trial.set_user_attr("record", json.loads(json.dumps(record, default=plain)))
-        if "error" in record:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        elif "pruned" in record:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        if "error" in record or "pruned" in record:
+            state = optuna.trial.TrialState
+            study.tell(trial, state=state.FAIL if "error" in record else state.PRUNED)
         else:
             study.tell(trial, [record["metrics"][name] for name in metrics])
     except optuna.exceptions.UpdateFinishedTrialError:
@@ -832,25 +764,19 @@ class RepeatedExperiment:
 
         repeated = RepeatedExperiment({"encoding": "ttfs_exact"}, repetitions=5, timesteps=[8, 64, 8])
         repeated.run()
-        x, curves = repeated.curves("snn/eval/test", over="timesteps")
-        plotting.repeated_curves(x, curves, "time steps N", "accuracy")
+        plotting.repeated_curves(*repeated.curves("snn/eval/test", over="timesteps"), "time steps N", "accuracy")
 
     The folder gets `runs.csv`, a row per run; `summary.csv` and `summary.json`, all numbers of each cell of the grid
     with mean, standard deviation and 95% confidence interval of the mean (Student's t).
 
     Args:
-        objective: arguments of an Experiment; or a function that takes `seed` and the arguments of the grid as
-            keywords and returns a dict of metrics.
+        objective: arguments of an Experiment; or a function of `seed` and the arguments of the grid, as `search` has.
         repetitions: how often each cell of the grid is run, with one seed per repetition, the same in all cells. It
             may be raised later: the runs that are there stay.
         timesteps: `[start, stop]` or `[start, stop, step]`: an axis of the grid, `stop` included.
-        grid: argument -> its values; all combinations are run.
+        grid: argument -> its values. All combinations are run, the `cells`.
         seed: from which those of the repetitions are derived.
-        folder: for records and tables.
-
-    Attributes:
-        cells: the combinations of the grid, dicts.
-        records: of the runs done so far, after `run`.
+        folder: for `records` and tables.
     """
 
     def __init__(
@@ -887,24 +813,27 @@ class RepeatedExperiment:
         # Repetition by repetition: what is there first can be compared, and further repetitions come at the end.
         seeds = (derived_seed(self.seed, repetition) for repetition in range(self.repetitions))
         plan = ({**cell, "seed": seed} for seed in seeds for cell in self.cells)
-        with Ledger(self.folder, signature) as ledger:
+        with open_ledger(self.folder, signature) as ledger:
             ledger.run(task, plan, (), self._publish)
         return self.summary()
 
     def summary(self) -> list[dict[str, Any]]:
         """A row per cell and metric: n, mean, sd, and the 95% confidence interval from low to high."""
         return [
-            {**cell, "metric": metric, **statistics(list(runs.values()))}
-            for cell, found in self._cells()
-            for metric, runs in found.items()
+            {**cell, "metric": metric, **statistics(runs[~np.isnan(runs)])}
+            for metric in self.metrics()
+            for cell, runs in zip(self.cells, self._numbers(metric).T, strict=True)
         ]
+
+    def metrics(self) -> list[str]:
+        """The names of all numbers that runs returned."""
+        found = (record.get("metrics", {}).items() for record in self.records)
+        return list(dict.fromkeys(name for each in found for name, value in each if is_number(value)))
 
     def values(self, metric: str) -> dict[str, np.ndarray]:
         """Label of a cell -> its values, `(runs,)`, as `plotting.repeated_box_plot` takes them."""
-        boxes = {self._label(cell): np.array(list(found[metric].values())) for cell, found in self._cells()
-                 if metric in found}
-        require(boxes, "A metric is a number that runs returned.", f"{metric=}", f"Known: {self._metrics()}.")
-        return boxes
+        numbers = zip(self.cells, self._numbers(metric).T, strict=True)
+        return {self._label(cell): runs[~np.isnan(runs)] for cell, runs in numbers if not np.isnan(runs).all()}
 
     def curves(self, metric: str, over: str = "timesteps") -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The values of an axis of numbers, and label -> `(repetitions, values)`, for `plotting.repeated_curves`.
@@ -912,30 +841,22 @@ class RepeatedExperiment:
         Repetitions in which a run is missing or failed are left out.
         """
         require(over in self.axes, "Curves go along an axis of the grid.", f"{over=}", f"It has {list(self.axes)}.")
-        x, points = sorted(set(self.axes[over])), {}
-        for cell, found in self._cells():
-            for repetition, value in found.get(metric, {}).items():
-                points.setdefault(self._label(cell, over), {}).setdefault(repetition, {})[cell[over]] = value
-        curves = {}
-        for label, lines in points.items():
-            whole = [[line[each] for each in x] for line in lines.values() if len(line) == len(x)]
-            curves |= {label: np.array(whole)} if whole else {}
-        require(curves, "A curve needs a repetition with all of its runs.", f"{metric=}, {over=}",
-                f"Finish the runs, or choose one of {self._metrics()}.")
-        return np.array(x), curves
+        x, order = np.unique(self.axes[over], return_index=True)
+        grid = self._numbers(metric).reshape(self.repetitions, *map(len, self.axes.values()))
+        lines = np.moveaxis(grid, 1 + list(self.axes).index(over), -1)[..., order].reshape(self.repetitions, -1, len(x))
+        labels = dict.fromkeys(self._label(cell, over) for cell in self.cells)
+        curves = {label: lines[~np.isnan(lines[:, i]).any(axis=1), i] for i, label in enumerate(labels)}
+        return x, {label: whole for label, whole in curves.items() if len(whole)}
 
-    def _cells(self) -> list[tuple[dict, dict[str, dict[int, float]]]]:
-        """For each cell, itself and: metric -> repetition -> number."""
-        found = [(cell, {}) for cell in self.cells]
+    def _numbers(self, metric: str) -> np.ndarray:
+        """The metric of all runs, `(repetitions, cells)`; NaN where there is none."""
+        require(metric in self.metrics(), "A metric is a number that runs returned.", f"{metric=}",
+                f"Known: {', '.join(self.metrics()) or 'none yet'}.")
+        numbers = np.full((self.repetitions, len(self.cells)), np.nan)
         for record in self.records:
-            repetition, cell = divmod(record["number"], len(self.cells))
-            for name, value in record.get("metrics", {}).items():
-                if is_number(value):
-                    found[cell][1].setdefault(name, {})[repetition] = value
-        return found
-
-    def _metrics(self) -> str:
-        return ", ".join(dict.fromkeys(name for _, found in self._cells() for name in found)) or "none yet"
+            value = record.get("metrics", {}).get(metric)
+            numbers.flat[record["number"]] = value if is_number(value) else np.nan
+        return numbers
 
     def _label(self, cell: Mapping, without: str = "") -> str:
         """What tells a cell from the others."""
@@ -946,20 +867,18 @@ class RepeatedExperiment:
         self.records = [record for record in records if record["number"] < self.repetitions * len(self.cells)]
         write_csv(self.folder / "runs.csv", [table_row(record) for record in self.records])
         write_csv(self.folder / "summary.csv", self.summary())
-        content = {"seed": self.seed, "summary": self.summary(), "runs": self.records}
-        write_json(self.folder / "summary.json", content)
+        write_json(self.folder / "summary.json", {"summary": self.summary(), "runs": self.records})
 
 
-def statistics(values: Sequence[float]) -> dict[str, Any]:
-    """Number, mean, standard deviation of a sample, and 95% confidence interval of the mean; `None` for one value."""
-    array = np.asarray(values, float)
-    found = {"n": len(array), "mean": array.mean().item(), "sd": None, "low": None, "high": None}
-    if len(array) > 1 and np.isfinite(array).all():
-        from plotting import _confidence_95
+def statistics(values: np.ndarray) -> dict[str, Any]:
+    """Number, mean, standard deviation of a sample, and 95% confidence interval of the mean; `None` for too few."""
+    found = {"n": len(values), "mean": values.mean().item() if len(values) else None}
+    if len(values) < 2 or not np.isfinite(values).all():
+        return {**found, "sd": None, "low": None, "high": None}
+    from plotting import _confidence_95
 
-        low, high = _confidence_95(array)
-        found |= {"sd": array.std(ddof=1).item(), "low": low.item(), "high": high.item()}
-    return found
+    low, high = _confidence_95(values)
+    return {**found, "sd": values.std(ddof=1).item(), "low": low.item(), "high": high.item()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -997,26 +916,23 @@ def parse_vary(text: str) -> OptimizableValue:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="optimization",
-        description="Searches for the settings of an Experiment. The same command continues a search that was "
-        "interrupted; with --storage, the same command in several processes shares it.",
-    )
+    continues = "The same command continues a search; with --storage, processes that run it share the search."
+    parser = argparse.ArgumentParser("optimization", description=f"Searches settings of an Experiment. {continues}")
     add = parser.add_argument
     add("--network", metavar="NAME", dest="training_function", help="see python experiment.py --help")
     add("--dataset", metavar="NAME", help="the same")
     add("--encoding", metavar="NAME", help="the same; one, or vary it")
     add("--set", metavar="NAME=VALUE", nargs="+", action="extend", default=[], help="other arguments of Experiment")
-    add("--vary", metavar="NAME=VALUES", nargs="+", action="extend", required=True,
-        help="threshold=1:20:1 (the end is left out), encoding=rate,ttfs, 'norm_percentile=uniform(low=95, high=100)'; "
-        "also normal, poisson and beta, with NumPy's keywords")
+    vary = "threshold=1:20:1 (the end is left out), encoding=rate,ttfs, 'norm_percentile=uniform(low=95, high=100)'"
+    vary += "; also normal, poisson and beta, with NumPy's keywords"
+    add("--vary", metavar="NAME=VALUES", nargs="+", action="extend", required=True, help=vary)
     add("--trials", type=int, default=20, metavar="N", help="of all processes and calls together (default: 20)")
     add("--metric", nargs="+", metavar="NAME", default=["snn/eval/validation"], help="default: snn/eval/validation")
     add("--direction", nargs="+", metavar="WAY", default=["maximize"], help="maximize (default) or minimize, for each")
-    add("--validation", type=float, default=0.1, metavar="SHARE", help="of the training images, on which trials are "
-        "compared (default: 0.1); 0 compares on the test images, as snn/eval/test")
-    add("--storage", metavar="PLACE", help="Optuna: a journal file, an SQLite file (.db), or a URL such as "
-        "postgresql://user@host/database (default: random search, one process)")
+    held = "share of the training images on which trials are compared (default: 0.1); 0: test images, snn/eval/test"
+    add("--validation", type=float, default=0.1, metavar="SHARE", help=held)
+    place = "Optuna: a journal file, an SQLite file (.db), or a URL, postgresql://user@host/database"
+    add("--storage", metavar="PLACE", help=f"{place} (default: random search, one process)")
     add("--folder", default="experiments/search", metavar="DIR", help="default: experiments/search")
     add("--seed", type=int, default=0, metavar="N", help="of the choice of values (default: 0)")
     return parser

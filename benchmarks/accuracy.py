@@ -94,7 +94,7 @@ def table(results: list[dict], beta: float) -> str:
         "",
         "Made by `python benchmarks/accuracy.py` from `docs/accuracy.jsonl`; " + versions + ".",
         "",
-        f"All 10000 test images. ANNs: 5 epochs of Adam; for `ttfs_clamped` trained with the ReLU clamped at β = {beta}. "
+        f"All 10000 test images. ANNs: 5 epochs of Adam; for `ttfs_clamped` with the ReLU clamped at β = {beta}. "
         f"Scales from {CALIBRATION_IMAGES} training images, no retraining. Mean ± standard deviation over the seeds. "
         "Loss: points of accuracy below the ANN of the same seed. Latency: global time steps until the answer. Spikes: "
         "per neuron and image, and the most that any neuron fired. Operations: synaptic operations (additions, "

@@ -77,7 +77,7 @@ class SpikingCell(keras.layers.Layer):
     state_size = -1
     # Rank of the neurons' array without the batch axis; None for any.
     neuron_rank: int | None = None
-    # Whether what the cell emits are spikes of neurons of its own, to be counted as such.
+    # Whether what the cell emits are spikes of neurons of its own, 0 or 1; a relay may pass on graded values.
     holds_neurons = True
 
     def __init__(self, synapse=(), bias: str | None = "vector", **kwargs):
@@ -146,6 +146,10 @@ class SpikingCell(keras.layers.Layer):
         shape = (batch_size, *(self.current_shape if shape is None else shape))
         return tf.broadcast_to(tf.cast(value, self.compute_dtype), shape)
 
+    def spike_count(self, state) -> tf.Tensor | None:
+        """Spikes of each neuron so far, if the state tells; None where they must be counted."""
+        return None
+
     def spikes_of(self, output: tf.Tensor) -> tf.Tensor:
         """The spikes in what `step` returned; codes with a second stream pick theirs."""
         return output
@@ -205,6 +209,9 @@ class MaxPoolCell(SpikingCell):
 
     def get_initial_state(self, batch_size):
         return PoolState(self.filled(batch_size), self.filled(batch_size, shape=self.pooled_shape))
+
+    def spike_count(self, state):
+        return state.passed
 
     def step(self, current, state):
         received = state.received + current

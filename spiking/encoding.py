@@ -11,15 +11,20 @@ from spiking.cells import SpikingCell, check_threshold
 Settings = Mapping[str, Any]
 
 
+def check_whole(argument: str, value, least: int = 0) -> int:
+    """`value` as an int, once it is known to be a whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{argument} must be a whole number of at least {least}. Received: {argument}={value!r}")
+    return number
+
+
 def check_timesteps(timesteps: int) -> int:
     """The number of time steps as an int, once it is known to be a positive whole number."""
-    try:
-        number = operator.index(timesteps)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(timesteps, bool):
-        raise ValueError(f"timesteps must be a whole number of at least 1. Received: timesteps={timesteps!r}")
-    return number
+    return check_whole("timesteps", timesteps, 1)
 
 
 def check_choice(argument: str, value, choices: tuple[str, ...]):

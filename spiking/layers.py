@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from spiking.encoding import check_timesteps
+from spiking.encoding import check_timesteps, check_whole
 from spiking.simulation import Simulation, check_record
 
 PACKAGE = "spiking"
@@ -129,7 +130,7 @@ class PoissonSpikes(SpikingInput):
             )
         self.max_rate = float(max_rate)
         self.scale = float(scale)
-        self.seed = int(seed)
+        self.seed = check_whole("seed", seed)
 
     def at_step(self, image, t):
         shape = tf.concat([[1], tf.shape(image)[1:]], axis=0)
@@ -180,11 +181,34 @@ class SpikingSequential(keras.Sequential):
 
     def __init__(self, layers=None, encoding=None, settings=None, report=(), scales=(), **kwargs):
         super().__init__(layers, **kwargs)
-        self.encoding = encoding
-        self.settings = dict(settings or {})
-        self.report = [dict(row) for row in report]
-        self.scales = [scale if np.isscalar(scale) else list(scale) for scale in scales]
+        # In an object of its own, because Keras would wrap lists and dicts among a layer's attributes.
+        self._description = SimpleNamespace(
+            encoding=encoding,
+            settings=dict(settings or {}),
+            report=[dict(row) for row in report],
+            scales=[scale if np.isscalar(scale) else list(scale) for scale in scales],
+        )
         self._simulations = {}
+
+    @property
+    def encoding(self) -> str:
+        """Name of the temporal code."""
+        return self._description.encoding
+
+    @property
+    def settings(self) -> dict:
+        """The code's settings."""
+        return self._description.settings
+
+    @property
+    def report(self) -> list[dict]:
+        """The conversion report, a row per ANN layer."""
+        return self._description.report
+
+    @property
+    def scales(self) -> list:
+        """λ of each hidden layer, a number or one per channel."""
+        return self._description.scales
 
     @property
     def timesteps(self) -> int:
@@ -223,8 +247,7 @@ class SpikingSequential(keras.Sequential):
         return self.simulate(inputs).output
 
     def get_config(self):
-        own = {key: getattr(self, key) for key in ("encoding", "settings", "report", "scales")}
-        return {**super().get_config(), **copy.deepcopy(own)}
+        return {**super().get_config(), **copy.deepcopy(vars(self._description))}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

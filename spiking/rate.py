@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, decay, spike
-from spiking.encoding import Encoding, check_choice
+from spiking.encoding import Encoding, check_choice, check_whole
 from spiking.layers import PACKAGE, ConstantCurrent, PoissonSpikes
 from spiking.simulation import simulate_clock
 
@@ -110,7 +110,7 @@ class IntegratorNeuronCell(SpikingCell):
     def __init__(self, synapse=(), activation="linear", readout_delay: int = 0, **kwargs):
         super().__init__(synapse, **kwargs)
         self.activation = keras.activations.get(activation)
-        self.readout_delay = int(readout_delay)
+        self.readout_delay = check_whole("readout_delay", readout_delay)
 
     def get_initial_state(self, batch_size):
         time = self.filled(batch_size, shape=(1,) * len(self.current_shape))
@@ -138,7 +138,7 @@ def input_layer(settings, depth, preprocessing, input_maximum):
 
 def readout_options(settings, depth):
     delay, timesteps = settings["readout_delay"], settings["timesteps"]
-    if not 0 <= delay < timesteps:
+    if not check_whole("readout_delay", delay) < timesteps:
         raise ValueError(
             "readout_delay is the number of first steps that the read-out ignores and must lie in [0, timesteps). "
             f"Received: readout_delay={delay} with timesteps={timesteps}"

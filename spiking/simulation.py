@@ -70,37 +70,54 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
     if READOUTS in record:
         readouts = tf.TensorArray(dtype, timesteps, element_shape=(None, *cells[-1].neurons_shape))
 
-    def per_neuron(name):
-        return tuple(cell.filled(batch, shape=cell.neurons_shape) for cell in hidden) if name in record else ()
+    # Counts that no state tells are kept in the loop; first spike times always, as steps left at the first spike.
+    counted = [SPIKE_COUNTS in record and c.spike_count(s) is None for c, s in zip(hidden, states, strict=False)]
+    timed = [FIRST_SPIKE_TIMES in record] * len(hidden)
 
-    def step(t, output, states, counts, times, rasters, readouts):
+    def zeros(wanted):
+        per_neuron = [cell.filled(batch, shape=cell.neurons_shape) for cell in hidden]
+        return tuple(each if want else () for each, want in zip(per_neuron, wanted, strict=True))
+
+    def step(t, output, states, counts, left, rasters, readouts):
         x, new_states, spikes = None, [], []
         for cell, state in zip(cells, states, strict=True):
             current = first_current(t) if x is None else cell.current(x)
             x, state = cell.step(current, state)
             new_states.append(state)
             spikes.append(cell.spikes_of(x))
-        now = tf.cast(t + 1, dtype)
-        counts = tuple(count + s for count, s in zip(counts, spikes[:-1], strict=False))
-        times = tuple(
-            tf.where((time == 0) & (s > 0), now, time) for time, s in zip(times, spikes[:-1], strict=False)
+        steps_left = tf.cast(timesteps - t, dtype)
+        counts = tuple(count + s if want else () for count, s, want in zip(counts, spikes, counted, strict=False))
+        left = tuple(
+            tf.maximum(time, (s if cell.holds_neurons else tf.sign(s)) * steps_left) if want else ()
+            for cell, time, s, want in zip(hidden, left, spikes, timed, strict=False)
         )
-        rasters = tuple(raster.write(t, s) for raster, s in zip(rasters, spikes[:-1], strict=False))
+        rasters = tuple(raster.write(t, s) for raster, s in zip(rasters, spikes, strict=False))
         readouts = readouts.write(t, x) if READOUTS in record else ()
-        return t + 1, x, tuple(new_states), counts, times, rasters, readouts
+        return t + 1, x, tuple(new_states), counts, left, rasters, readouts
 
     start = (
         tf.constant(0),
         cells[-1].filled(batch, shape=cells[-1].neurons_shape),
         tuple(states),
-        per_neuron(SPIKE_COUNTS),
-        per_neuron(FIRST_SPIKE_TIMES),
+        zeros(counted),
+        zeros(timed),
         rasters,
         readouts,
     )
     # maximum_iterations is what lets XLA bound the loop and gradients run through it.
-    _, output, _, counts, times, rasters, readouts = tf.while_loop(
+    _, output, states, counts, left, rasters, readouts = tf.while_loop(
         lambda t, *_: t < timesteps, step, start, maximum_iterations=timesteps
     )
     rasters = tuple(raster.stack() for raster in rasters)
-    return Simulation(output, counts, times, rasters, readouts.stack() if READOUTS in record else ())
+    if SPIKE_COUNTS in record:
+        counts = tuple(
+            count if want else cell.spike_count(state)
+            for cell, state, count, want in zip(hidden, states, counts, counted, strict=False)
+        )
+    return Simulation(
+        output,
+        counts if SPIKE_COUNTS in record else (),
+        tuple(tf.where(steps > 0, timesteps + 1 - steps, 0) for steps in left if FIRST_SPIKE_TIMES in record),
+        rasters,
+        readouts.stack() if READOUTS in record else (),
+    )

@@ -74,11 +74,6 @@ def _averages(layer, scale):
     return np.broadcast_to(vector, layer.compute_output_shape((None, *scale.shape))[1:]).copy()
 
 
-def _upsamples(layer, scale):
-    nearest = getattr(layer, "interpolation", "nearest") == "nearest"
-    return _selects(layer, scale) if nearest else _averages(layer, scale)
-
-
 def _convolution(kernels, vector, layer):
     """Input channels of a (grouped) convolution: kernel (…, channels/groups, filters), the filters group by group."""
     (kernel,) = kernels
@@ -110,8 +105,7 @@ SEPARABLE = LinearKind(
     scale_output=lambda kernels, v, layer: [kernels[0], kernels[1] * v],
 )
 SELECTION = LinearKind(pass_scale=_selects)
-CROPPING = LinearKind(pass_scale=_selects, keeps_channels=True)
-UPSAMPLING = LinearKind(pass_scale=_upsamples, keeps_channels=True)
+RESAMPLING = LinearKind(pass_scale=_selects, keeps_channels=True)
 AVERAGE = LinearKind(pass_scale=_averages, keeps_channels=True)
 
 # The linear layers a synapse may hold. A new one is a line here and one in the converters of `conversion.py`.
@@ -130,18 +124,17 @@ LINEAR: dict[type, LinearKind] = {
     kl.Flatten: SELECTION,
     kl.Reshape: SELECTION,
     kl.Permute: SELECTION,
-    kl.Cropping1D: CROPPING,
-    kl.Cropping2D: CROPPING,
-    kl.Cropping3D: CROPPING,
-    kl.UpSampling1D: UPSAMPLING,
-    kl.UpSampling2D: UPSAMPLING,
-    kl.UpSampling3D: UPSAMPLING,
+    kl.Cropping1D: RESAMPLING,
+    kl.Cropping2D: RESAMPLING,
+    kl.Cropping3D: RESAMPLING,
+    kl.UpSampling1D: RESAMPLING,
+    kl.UpSampling2D: RESAMPLING,
+    kl.UpSampling3D: RESAMPLING,
     kl.ZeroPadding1D: AVERAGE,
     kl.ZeroPadding2D: AVERAGE,
     kl.ZeroPadding3D: AVERAGE,
     kl.AveragePooling1D: AVERAGE,
     kl.AveragePooling2D: AVERAGE,
-    kl.AveragePooling3D: AVERAGE,
     kl.GlobalAveragePooling1D: AVERAGE,
     kl.GlobalAveragePooling2D: AVERAGE,
     kl.GlobalAveragePooling3D: AVERAGE,

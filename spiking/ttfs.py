@@ -68,6 +68,9 @@ class LifNeuronCell(SpikingCell):
 
     current = SpikingCell.synapse
 
+    def spike_count(self, state):
+        return 1 - state.armed
+
     def step(self, current, state):
         return self.fire(current, state, self.threshold)
 

@@ -4,12 +4,12 @@
     network = random_network(seed, dyadic=True)    # exact in float32: "the same" means equal, bit by bit
 
 A network is drawn as a list of layer specifications under the rules of `spiking/folding.py` (where a max pooling may
-stand, what may stand before its activation, what only the end may hold), so a refusal is a bug. It is then built, in any
-dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of spatial dimensions and in
-the layer types they favour; `covered` says which types came up.
+stand, what may stand before its activation, what only the end may hold), so a refusal is a bug. It is then built, in
+any dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of spatial dimensions
+and in the layer types they favour; `covered` says which types came up.
 
-Dyadic networks hold multiples of small powers of two only: kernels sparse with entries 2^k, BatchNorm with var + ε = 4^j,
-average pooling over powers of two. Each stage rounds its activity, so no bits pile up with depth.
+Dyadic networks hold multiples of small powers of two only: kernels sparse with entries 2^k, BatchNorm with
+var + ε = 4^j, average pooling over powers of two. Each stage rounds its activity, so no bits pile up with depth.
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ KERNELS = {
     PLANE: [kl.Conv2D, kl.Conv2D, kl.Conv2DTranspose, kl.DepthwiseConv2D, kl.SeparableConv2D, kl.Dense],
     VOLUME: [kl.Conv3D, kl.Conv3DTranspose, kl.Dense],
 }
+WEIGHTED = [kind for kinds in KERNELS.values() for kind in kinds]
 PADDING = {SEQUENCE: kl.ZeroPadding1D, PLANE: kl.ZeroPadding2D, VOLUME: kl.ZeroPadding3D}
 CROPPING = {SEQUENCE: kl.Cropping1D, PLANE: kl.Cropping2D, VOLUME: kl.Cropping3D}
 UPSAMPLING = {SEQUENCE: kl.UpSampling1D, PLANE: kl.UpSampling2D, VOLUME: kl.UpSampling3D}
@@ -351,9 +352,9 @@ class Draft:
         if self.positions <= 40 and self.wants(PADDING[spatial], 0.08):
             if self.add(PADDING[spatial], padding=self.margins(1)):
                 self.uneven |= self.shifted
-        if min(extents) >= 4 and self.wants(CROPPING[spatial], 0.08):
+        if min(extents) >= 3 and self.wants(CROPPING[spatial], 0.08):
             self.add(CROPPING[spatial], cropping=self.margins(1))
-        if self.positions <= 12 and self.wants(UPSAMPLING[spatial], 0.1):
+        if self.positions <= 16 and self.wants(UPSAMPLING[spatial], 0.1):
             arguments = {"size": 2 if spatial == SEQUENCE else tuple(self.integer(1, 2) for _ in range(spatial))}
             if spatial == PLANE and self.chance(0.15):
                 arguments["interpolation"] = "bilinear"
@@ -398,17 +399,16 @@ class Draft:
 
     def rectify(self) -> None:
         """A ReLU in one of its forms; it makes neurons."""
-        ceiling = self.pick([1.0, 2.0] if self.dyadic else [1.5, 2.3, 0.9])
+        ceiling = self.pick([1.0, 2.0] if self.dyadic else [1.5, 2.3125, 0.90625])
         relus = [{}, {}, {"max_value": ceiling}]
         if self.clamped:
-            clamp = self.pick([0.25, 0.5] if self.dyadic else [0.2, 0.35])
+            clamp = self.pick([0.25, 0.5] if self.dyadic else [0.203125, 0.34375])
             relus = [{"threshold": clamp}, {"threshold": clamp}, {"threshold": clamp, "max_value": 2.0}]
         relu = Spec(kl.ReLU, self.pick(relus))
         last = self.specs[-1] if self.specs else None
         named = self.pick(["relu", "relu", "relu6"])
-        if last and "activation" not in last.arguments and last.kind in KERNELS[PLANE] + KERNELS[SEQUENCE] + KERNELS[
-            VOLUME
-        ] and self.chance(0.6):
+        takes_activation = last and last.kind in WEIGHTED and "activation" not in last.arguments
+        if takes_activation and self.chance(0.6):
             last.arguments["activation"] = named if not self.clamped and self.chance(0.75) else relu
         elif self.clamped or self.chance(0.5):
             self.add(relu.kind, **relu.arguments)
@@ -496,7 +496,7 @@ class Draft:
 
 
 def favourites_of(seed: int, spatial: int) -> list[type]:
-    """Two of the layer types that fit this number of dimensions, another two with each seed, and two that always fit."""
+    """Two of the layer types that fit this number of dimensions, in turn, and one that always fits."""
     if spatial == NONE:
         typed = [kl.Reshape, kl.Dense]
     else:
@@ -520,16 +520,15 @@ SHAPES = {
 }
 
 
-def random_network(seed: int, dyadic: bool = False, images: int = 6, deepest: int = 12) -> RandomNetwork:
-    """The random network of this seed.
+def draw(seed: int, dyadic: bool, rng, deepest: int = 12) -> RandomNetwork:
+    """The layers of a random network; no weights and no images yet.
 
     Args:
         seed: whole number.
         dyadic: exact in float32.
-        images: how many.
+        rng: where chance comes from.
         deepest: most layers of neurons; half of the networks have up to three.
     """
-    rng = np.random.default_rng([seed, int(dyadic)])
     spatial = TURNS[seed % len(TURNS)]
     shape = SHAPES[spatial](rng)
     depth = int(rng.integers(1, 4) if rng.random() < 0.5 else rng.integers(1, deepest + 1))
@@ -540,14 +539,24 @@ def random_network(seed: int, dyadic: bool = False, images: int = 6, deepest: in
     draft.ending()
     structure = list(STRUCTURES)[int(rng.choice(4, p=[0.5, 0.2, 0.2, 0.1]))]
     structure = structure if len(draft.specs) >= 4 else "sequential"
-    network = RandomNetwork(seed, dyadic, shape, draft.specs, structure)
-    network.images = (rng.integers(0, 9, (images, *shape)) / 8 if dyadic else rng.random((images, *shape))).astype(
-        np.float32
-    )
+    return RandomNetwork(seed, dyadic, shape, draft.specs, structure)
+
+
+def random_network(seed: int, dyadic: bool = False, images: int = 6) -> RandomNetwork:
+    """The random network of this seed, with its images.
+
+    Args:
+        seed: whole number.
+        dyadic: exact in float32.
+        images: how many.
+    """
+    rng = np.random.default_rng([seed, int(dyadic)])
+    network = draw(seed, dyadic, rng)
+    shape = network.input_shape
+    values = rng.integers(0, 9, (images, *shape)) / 8 if dyadic else rng.random((images, *shape))
+    network.images = values.astype(np.float32)
     model = network.build()
-    layers = [layer for layer in _flat(model)]
-    examples = (rng.integers(0, 9, (24, *shape)) / 8).astype(np.float32)
-    _fill(layers, rng, examples, dyadic)
+    _fill(_flat(model), rng, (rng.integers(0, 9, (24, *shape)) / 8).astype(np.float32), dyadic)
     network.ann = model
     return network
 

@@ -645,7 +645,7 @@ def test_data_that_does_not_fit_is_refused_before_training(settings, part, data,
         ({"callbacks": [keras.callbacks.EarlyStopping()]}, "Received: EarlyStopping"),
         ({"activation": "rleu"}, "activation='rleu'"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_bad_settings_are_refused(settings, change, message):
     with pytest.raises(ValueError, match=message):

