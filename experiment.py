@@ -7,9 +7,9 @@ or, on the command line, `python experiment.py --encoding rate --timesteps 100`.
 
 A run leaves two folders, both named after it:
 
-- `experiments/<run>/`: config.json, metrics.json (a set of metrics per encoding), ann.keras, snn-<encoding>.keras and
-  figures/; trained ANNs are shared by all runs through the cache `experiments/anns/`.
-- `tblogs/<run>/<encoding>/` for `tensorboard --logdir tblogs`, and `tblogs/<run>/ann/` with the training.
+- `experiments/<run>/`: report.html to read, config.json, metrics.json (a set of metrics per encoding), ann.keras,
+  snn-<encoding>.keras and figures/; trained ANNs are shared by all runs through the cache `experiments/anns/`.
+- `tblogs/<run>/<encoding>/` and, with the training, `tblogs/<run>/ann/` for TensorBoard: see docs/TENSORBOARD.md.
 
 Files appear whole or not at all, and after each encoding, so that an interrupted run leaves what it has finished.
 An existing run is never overwritten: a second run of the same name becomes `<name>-2`.
@@ -47,26 +47,20 @@ import tensorflow as tf
 import ann_training
 import conversion
 import spiking
-from spiking.simulation import RASTERS
+from spiking import report, summaries
+from spiking.diagnosis import Diagnosis
+from spiking.report import plain
+from spiking.statistics import Analysis
+from spiking.summaries import ANALYSIS_METRICS
 
 logger = logging.getLogger(__name__)
 
 ANN_CACHE = "anns"  # in the results folder
 CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their activations needs no more
-CORRELATION_IMAGES = 50  # for the figure of the activities: all of their activations are kept
+DIAGNOSIS_IMAGES = 200  # of the training set: settings are not to be chosen by the test images
+ACTIVITY_IMAGES = 50  # of the test set, for the activities' figure and histograms: all their activations are kept
 DEFAULT_NETWORK = "lenet5_maxpool"
-
-# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule.
-ANALYSIS_METRICS = {
-    "snn/spikes_per_neuron": "spikes_per_neuron",
-    "snn/activation_sparsity": "activation_sparsity",
-    "snn/synaptic_operations": "synaptic_operations",
-    "snn/macs": "macs",
-    "snn/neuron_updates": "neuron_updates",
-    "snn/energy": "snn_energy",
-    "ann/macs": "ann_macs",
-    "ann/energy": "ann_energy",
-}
+COMPARISON_FIGURE = "accuracy_per_timestep"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -98,6 +92,8 @@ class Result:
         ann, snn: the networks.
         metrics: tag -> number (settings may be words).
         analysis: what `conversion.snn_activation_analysis` returned.
+        diagnosis: what `conversion.diagnose` returned.
+        activities: hidden layer -> (ANN, SNN) activations on a few images, while they are logged only.
         figures: name -> the file of a figure.
     """
 
@@ -106,7 +102,9 @@ class Result:
     metrics: dict[str, Any]
     ann: Ann | None = None
     snn: spiking.SpikingSequential | None = None
-    analysis: Any = None
+    analysis: Analysis | None = None
+    diagnosis: Diagnosis | None = None
+    activities: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
 
 
@@ -153,7 +151,7 @@ class Experiment:
         results: encoding -> `Result`.
         metrics: encoding -> its metrics: accuracies in [0, 1] as `{ann,snn}/eval/{train,test}`, their differences SNN
             minus ANN as `snn/diff/{train,test}`, `experiment/<setting>`, `snn/seconds` for simulating the test
-            images, `snn/timesteps` of one simulation, and what `ANALYSIS_METRICS` lists.
+            images, `snn/timesteps` of one simulation, and what `summaries.ANALYSIS_METRICS` lists.
 
     Raises:
         ValueError: an argument or the data breaks a rule.
@@ -315,7 +313,7 @@ class Experiment:
         result.metrics.update(found)
         return found
 
-    def snn_activation_analysis(self, encoding: str | None = None):
+    def snn_activation_analysis(self, encoding: str | None = None) -> Analysis:
         """Where the spikes go and what they cost, over the test images; see `spiking/statistics.py`.
 
         Raises:
@@ -328,12 +326,21 @@ class Experiment:
                 "before snn_accuracy(). Call snn_accuracy() first, or run()."
             )
         images, labels = self._evaluation_data()["test"]
-        result.analysis = conversion.snn_activation_analysis(result.snn, images, labels)
+        result.analysis = conversion.snn_activation_analysis(result.snn, images, labels, self.batch_size_snn_eval)
         result.metrics |= {tag: float(getattr(result.analysis, name)) for tag, name in ANALYSIS_METRICS.items()}
         return result.analysis
 
+    def diagnose(self, encoding: str | None = None) -> Diagnosis:
+        """What is lost where, why, and what to change, on some training images; converts first if need be."""
+        result = self.result(encoding)
+        if not result.snn:
+            self.convert(encoding)
+        images = self.data.x_train[:DIAGNOSIS_IMAGES]
+        result.diagnosis = conversion.diagnose(result.ann.model, result.snn, images, self.batch_size_snn_eval)
+        return result.diagnosis
+
     def log(self, encoding: str | None = None) -> Path:
-        """Writes networks, figures, metrics and the TensorBoard log. Returns the folder of the run.
+        """Writes networks, figures, metrics, the TensorBoard log and the report. Returns the folder of the run.
 
         Raises:
             RuntimeError: `snn_activation_analysis` has not been called.
@@ -344,11 +351,16 @@ class Experiment:
                 "A finished analysis is logged. Received: log() before snn_activation_analysis(). "
                 "Call snn_activation_analysis() first, or run()."
             )
-        folder = self.folder
+        folder, images = self.folder, self._evaluation_data()["test"][0][:ACTIVITY_IMAGES]
+        if not result.diagnosis:
+            self.diagnose(encoding)
         folder.save_model(f"snn-{result.encoding}.keras", result.snn)
-        result.figures = save_figures(folder, result, self._finished(), self._evaluation_data()["test"][0])
+        result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.model, result.snn, images)
+        result.figures = save_figures(folder, result, self._finished(), images[0])
         log_to_tensorboard(folder.tblogs / result.encoding, result)
+        result.activities = {}
         folder.write_json("metrics.json", {each.encoding: each.metrics for each in self._finished()})
+        folder.write_text("report.html", html_report(folder, self._finished()))
         return folder.path
 
     # What the steps share.
@@ -550,8 +562,11 @@ class RunFolder:
 
     def write_json(self, name: str, content) -> None:
         """Writes strict JSON: infinite numbers as "inf" and "-inf", NaN as "nan"."""
-        text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
-        self._write(name, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        self.write_text(name, json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text."""
+        self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def save_model(self, name: str, model: keras.Model) -> None:
         """Saves a Keras model."""
@@ -567,19 +582,6 @@ class RunFolder:
             unfinished.unlink(missing_ok=True)
 
 
-def plain(value):
-    """The value in terms of JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
 def versions() -> dict[str, str]:
     """Versions of what has a say in the numbers."""
     packages = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
@@ -590,7 +592,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], images: np.ndarray) -> dict[str, Path]:
+def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
     """Draws an encoding's figures, and anew the one that compares all encodings finished so far.
 
     Returns:
@@ -598,30 +600,33 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
     """
     import plotting  # matplotlib is needed here only
 
-    encoding, snn, ann = result.encoding, result.snn, result.ann.model
-    rasters = {
-        layer.name: raster.numpy()[:, 0]
-        for layer, raster in zip(snn.hidden_layers, snn.simulate(images[:1], (RASTERS,)).rasters, strict=True)
-        if layer.cell.holds_neurons
-    }
-    activities = conversion.ann_and_snn_activations_per_layer(ann, snn, images[:CORRELATION_IMAGES])
+    encoding, rasters = result.encoding, summaries.rasters(result.snn, image)
+    seen = len(next(iter(result.activities.values()))[0])
     curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
-    first_of = {}  # an ANN's name -> its first encoding's result, so that each ANN gets one line
-    for each in finished:
-        first_of.setdefault(each.ann.name, each)
+    first_of = {each.ann.name: each for each in reversed(finished)}  # so that each ANN gets one line
     references = {each.encoding: each.metrics["ann/eval/test"] for each in first_of.values()}
     figures = {
         f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
         f"activity-{encoding}": plotting.ann_snn_correlation(
-            activities, title=f"{encoding}: activity of ANN and SNN, {len(images[:CORRELATION_IMAGES])} test images"
+            result.activities, title=f"{encoding}: activity of ANN and SNN, {seen} test images"
         ),
-        "accuracy_per_timestep": plotting.accuracy_per_timestep(
+        COMPARISON_FIGURE: plotting.accuracy_per_timestep(
             curves,
             references if len(references) > 1 else result.metrics["ann/eval/test"],
             title="Accuracy on the test images",
         ),
     }
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
+
+
+def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
+    """The run as one HTML page; see `spiking/report.py`."""
+    sections, common, configuration = [], {}, json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
+    for each in finished:
+        figures = {name: path.read_bytes() for name, path in each.figures.items()}
+        common |= {name: figures.pop(name) for name in (COMPARISON_FIGURE,) if name in figures}
+        sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures))
+    return report.render(folder.path.name, sections, common, configuration)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -633,77 +638,64 @@ def scalar_entries(result: Result) -> dict[str, float]:
     return {tag: float(value) for tag, value in result.metrics.items() if isinstance(value, numbers.Real)}
 
 
-def curve_entries(result: Result) -> dict[str, np.ndarray]:
-    """Tag -> one number per time step."""
-    return {"snn/accuracy_per_timestep": result.analysis.accuracy_per_timestep}
+def curve_entries(result: Result) -> dict[str, tuple[np.ndarray, str]]:
+    """Tag -> one number per step, the first step being 1, and what a step is."""
+    curves, legend = summaries.layer_curves(result.analysis), summaries.layer_legend(result.analysis)
+    accuracy = {"snn/accuracy_per_timestep": (result.analysis.accuracy_per_timestep, "Step is the time step.")}
+    return accuracy | {tag: (curve, legend) for tag, curve in curves.items()}
+
+
+def histogram_entries(result: Result) -> dict[str, np.ndarray]:
+    """Tag -> histogram, `(bins, 3)`: left edge, right edge, count."""
+    return {
+        **summaries.weight_histograms(result.ann.model, result.snn),
+        **summaries.spike_histograms(result.analysis),
+        **summaries.activity_histograms(result.activities),
+    }
 
 
 def text_entries(result: Result) -> dict[str, str]:
     """Tag -> text, shown as it stands."""
-    return {"snn/conversion_report": conversion.conversion_report(result.snn)}
+    return {
+        "snn/conversion_report": conversion.conversion_report(result.snn),
+        "snn/layers": summaries.text_table(summaries.layer_table(result.analysis)),
+        **({"snn/diagnosis": str(result.diagnosis)} if result.diagnosis else {}),
+    }
 
 
 def image_entries(result: Result) -> dict[str, tf.Tensor]:
     """Tag -> image, `(1, height, width, 4)`."""
-    return {
-        f"figures/{name}": tf.io.decode_png(path.read_bytes(), channels=4)[None]
-        for name, path in result.figures.items()
-    }
+    files = result.figures.items()
+    return {f"figures/{name}": tf.io.decode_png(path.read_bytes(), channels=4)[None] for name, path in files}
 
 
 def log_to_tensorboard(folder: Path, result: Result) -> None:
     """Writes all entries of one encoding, and its settings for the HParams plugin."""
+    from tensorboard.plugins.histogram.metadata import create_summary_metadata
     from tensorboard.plugins.hparams import api as hparams
 
     settings = {tag: value for tag, value in result.metrics.items() if tag.startswith("experiment/")}
     with tf.summary.create_file_writer(str(folder)).as_default():
         # The plugin collects the columns of its table from what the runs hold, so there is nothing else to declare.
         hparams.hparams(
-            {tag.removeprefix("experiment/"): hyperparameter(value) for tag, value in settings.items()},
+            {tag.removeprefix("experiment/"): plain(value) for tag, value in settings.items()},
             trial_id=f"{folder.parent.name}/{folder.name}",
         )
         for tag, value in scalar_entries(result).items():
             tf.summary.scalar(tag, value, step=0)
-        for tag, curve in curve_entries(result).items():
-            for step, value in enumerate(curve, 1):
-                tf.summary.scalar(tag, value, step=step)
+        for tag, (curve, meaning) in curve_entries(result).items():
+            for step in np.flatnonzero(np.isfinite(curve)):
+                tf.summary.scalar(tag, curve[step], step=step + 1, description=meaning)
+        for tag, bins in histogram_entries(result).items():  # tf.summary.histogram takes values, which are not kept
+            tf.summary.write(tag, tf.constant(bins), step=0, metadata=create_summary_metadata(None, None))
         for tag, text in text_entries(result).items():
             tf.summary.text(tag, "\n".join("    " + line for line in text.splitlines()), step=0)
         for tag, image in image_entries(result).items():
             tf.summary.image(tag, image, step=0)
 
 
-def hyperparameter(value):
-    """The value as the HParams plugin takes it."""
-    return value if isinstance(value, bool | int | float | str) else str(value)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
-
-
-def comparison_table(experiment: Experiment) -> str:
-    """The printable table that compares the encodings that have been analysed."""
-    head = ("encoding", "ANN / %", "SNN / %", "difference", "time steps", "spikes/neuron", "SNN ops/MACs", "seconds")
-    rows = [head]
-    for encoding, metrics in experiment.metrics.items():
-        if "snn/synaptic_operations" in metrics:
-            operations, macs = metrics["snn/synaptic_operations"], metrics["ann/macs"]
-            rows.append(
-                (
-                    encoding,
-                    f"{100 * metrics['ann/eval/test']:.2f}",
-                    f"{100 * metrics['snn/eval/test']:.2f}",
-                    f"{100 * metrics['snn/diff/test']:+.2f}",
-                    f"{metrics['snn/timesteps']}",
-                    f"{metrics['snn/spikes_per_neuron']:.2f}",
-                    f"{operations:,.0f} / {macs:,.0f}",
-                    f"{metrics['snn/seconds']:.1f}",
-                )
-            )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def number(text: str):
@@ -743,13 +735,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
     add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
     add("--force-training", action="store_true", help="train even if the same ANN has been trained before")
-    add(
-        "--training-accuracy",
-        dest="disable_training_accuracy",
-        action="store_false",
-        default=True,
-        help="evaluate on the training images too, which takes long",
-    )
+    slow = {"dest": "disable_training_accuracy", "action": "store_false", "default": True}
+    add("--training-accuracy", **slow, help="evaluate on the training images too, which takes long")
     return parser
 
 
@@ -768,8 +755,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         interrupted = True
         print("\nInterrupted. What was finished stays:")
-    print(f"\n{comparison_table(experiment)}\n")
-    print(f"Results:     {experiment.folder.path}")
+    print(f"\n{summaries.text_table(summaries.comparison(experiment.metrics))}\n")
+    print(f"Results:     {experiment.folder.path}, of which report.html shows all")
     print(f"TensorBoard: {Path(sys.executable).name} -m tensorboard.main --logdir {experiment.tblogs_dir}")
     if interrupted:
         sys.exit(130)  # 128 + SIGINT, as shells have it

@@ -5,7 +5,7 @@
         OptimizableValue("norm_percentile", RealInterval("uniform", low=95, high=100)),
     ]
     found = search({"encoding": "ttfs"}, space, 100, "snn/eval/validation", validation=0.1, folder="experiments/ttfs")
-    found.best[0]["arguments"]  # Experiment(**arguments) runs it again
+    Experiment(**found.best[0]["arguments"]).run()
 
 or `python optimization.py --encoding ttfs --vary threshold=1:20:1 --folder experiments/ttfs`.
 
@@ -37,7 +37,6 @@ import sys
 import threading
 import time
 import uuid
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,9 +77,7 @@ def require_number(name: str, value, kind: type = numbers.Real, least: float = -
     require(fits, f"{name} must be a {what}.", f"{name}={value!r}", "Take such a number.")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Search spaces
-
+# --- Search spaces ---------------------------------------------------------------------------------------------
 
 class Distribution(abc.ABC):
     """What a value is drawn from. Its `repr` is the call that makes it: equal texts, equal distributions."""
@@ -104,8 +101,8 @@ class DiscreteInterval(Distribution):
         self.start, self.stop, self.step = start, stop, step
         for name, value in {"start": start, "stop": stop, "step": step}.items():
             require_number(name, value)
-        require(step > 0 and start < stop, "An interval goes from start up to stop in steps above 0.", f"{self}",
-                "Swap start and stop, or change the step.")
+        rule = "An interval goes from start up to stop in steps above 0."
+        require(step > 0 and start < stop, rule, f"{self}", "Swap start and stop, or change the step.")
         self._first, end, self._step = (Fraction(str(value)) for value in (start, stop, step))
         self.count = math.ceil((end - self._first) / self._step)
         self._kind = int if all(isinstance(value, numbers.Integral) for value in (start, step)) else float
@@ -132,17 +129,17 @@ class RealInterval(Distribution):
     `QUANTILE_DRAWS` draws with a fixed seed, so that every process finds the same.
     """
 
+    # Distribution -> the method of `numpy.quantile` that finds only values it can have.
     DISTRIBUTIONS = {"normal": "linear", "uniform": "linear", "poisson": "inverted_cdf", "beta": "linear"}
-    """Distribution -> the method of `numpy.quantile` that finds only values it can have."""
 
     def __init__(self, distribution: str, **keywords: float):
         self.distribution, self.keywords = distribution, keywords
-        known = ", ".join(self.DISTRIBUTIONS)
-        require(distribution in self.DISTRIBUTIONS, "Unknown distribution.", f"{distribution!r}", f"Choose of {known}.")
+        require(distribution in self.DISTRIBUTIONS, "Unknown distribution.", f"{distribution!r}",
+                f"Choose one of {', '.join(self.DISTRIBUTIONS)}.")
         for name, value in keywords.items():
             require_number(name, value)
-        self.low, self.high = keywords.get("low", 0.0), keywords.get("high", 1.0)  # of a uniform distribution
-        require(self.low < self.high, "low must be below high.", f"{self}", "Swap them.")
+        self.bounds = keywords.get("low", 0.0), keywords.get("high", 1.0)  # of a uniform distribution
+        require(self.bounds[0] < self.bounds[1], "low must be below high.", f"{self}", "Swap them.")
         try:
             require_number("a draw", self.draw(np.random.default_rng(0)))
         except (TypeError, ValueError) as error:
@@ -152,15 +149,11 @@ class RealInterval(Distribution):
     def draw(self, random):
         return plain(getattr(random, self.distribution)(**self.keywords))
 
-    @functools.cached_property
-    def _draws(self) -> np.ndarray:
-        return getattr(np.random.default_rng(0), self.distribution)(**self.keywords, size=QUANTILE_DRAWS)
-
     def suggest(self, trial, name):
         if self.distribution == "uniform":
-            return trial.suggest_float(name, self.low, self.high)
-        share = trial.suggest_float(name, 0.0, 1.0)
-        return np.quantile(self._draws, share, method=self.DISTRIBUTIONS[self.distribution]).item()
+            return trial.suggest_float(name, *self.bounds)
+        draws = getattr(np.random.default_rng(0), self.distribution)(**self.keywords, size=QUANTILE_DRAWS)
+        return np.quantile(draws, trial.suggest_float(name, 0, 1), method=self.DISTRIBUTIONS[self.distribution]).item()
 
     def __repr__(self):
         return f"RealInterval({self.distribution!r}{''.join(f', {k}={v}' for k, v in sorted(self.keywords.items()))})"
@@ -205,10 +198,8 @@ class OptimizableValue:
 
 def drawn_values(space: Iterable[OptimizableValue], seed: int, number: int) -> dict[str, Any]:
     """The values of a trial of a random search. They depend on seed, number and the value's name alone."""
-    return {
-        value.name: value.distribution.draw(np.random.default_rng([seed, number, zlib.crc32(value.name.encode())]))
-        for value in space
-    }
+    own = {value: np.random.default_rng([seed, number, zlib.crc32(value.name.encode())]) for value in space}
+    return {value.name: value.distribution.draw(random) for value, random in own.items()}
 
 
 def derived_seed(seed: int, number: int) -> int:
@@ -216,17 +207,15 @@ def derived_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# A trial
-
+# --- A trial ---------------------------------------------------------------------------------------------------
 
 class Pruned(Exception):
     """The trial is not worth finishing. Raised by `report`."""
 
 
+# f(number, values, report) does a trial and returns its metrics. Where nothing is pruned, the report is None.
 Report = Callable[[int, float], None]
 Task = Callable[[int, dict, Report | None], Mapping[str, Any]]
-"""`f(number, values, report)` that does a trial and returns its metrics; `report` is `None` if nothing is pruned."""
 
 
 def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], report: Report | None = None) -> Record:
@@ -244,17 +233,12 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
         sys.modules["keras"].backend.clear_session()
         gc.collect()
     for name in metrics if "metrics" in record else ():
-        numeric = [key for key, value in found.items() if is_number(value)]
+        numeric = [key for key, value in found.items() if isinstance(value, int | float)]
         require(name in numeric, "The objective returns every metric as a number.", f"metric={name!r}",
                 f"Returned are {', '.join(numeric) or 'no numbers'}.")
         if math.isnan(found[name]):
             record["error"] = f"ValueError: {name} is not a number (NaN)"
     return record
-
-
-def is_number(value) -> bool:
-    """Whether a plain value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def plain(value):
@@ -296,7 +280,7 @@ class ExperimentTask:
 
     Args:
         arguments: of the Experiment, those that are not varied; `names` are those that are.
-        metric: an accuracy of the SNN is reported early, on a share of the images.
+        metric: an accuracy of the SNN is reported early; for one of the test images, those of training are left out.
         validation: share of the training images on which trials are evaluated in place of the test images; metrics
             then end in "validation" in place of "test". With 0 the test images choose the best configuration, and are
             no longer fit to report its accuracy.
@@ -313,15 +297,17 @@ class ExperimentTask:
         unknown = (set(arguments) | set(names)) - known
         require(not unknown, "Trials are given arguments of Experiment.", ", ".join(sorted(unknown)),
                 f"Known are {', '.join(sorted(known))}.")
-        encoding = arguments.get("encoding", "rate")
-        require(isinstance(encoding, str), "A trial has one encoding.", f"{encoding=}", "Vary it, as DiscreteValues.")
+        one = isinstance(arguments.get("encoding", "rate"), str)
+        require(one, "A trial has one encoding.", f"{arguments.get('encoding')}", "Vary it, as DiscreteValues.")
         require(0 <= validation < 1, "validation is a share in [0, 1).", f"{validation=}", "0.1 is usual.")
-        self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **arguments}
+        quicker = {"disable_training_accuracy": metric.endswith(("/test", "/validation"))}
+        self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **quicker, **arguments}
         self.metric, self.folder, self.validation = metric, folder, validation
         # Wrong arguments shall show now. Options belong to an encoding, which may be among what is varied.
         Experiment(**{name: value for name, value in self.arguments.items() if name != "encoding_options"})
 
     def __call__(self, number, values, report):
+        from conversion import snn_accuracy
         from experiment import Experiment, log_to_tensorboard
 
         arguments = {**self.arguments, **values, "name": f"trial-{number:05d}"}
@@ -334,11 +320,13 @@ class ExperimentTask:
         experiment = Experiment(**arguments)
         training.append(str(experiment.ann_activation(experiment.encoding)))
         digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:16]
-        with locked(self.folder / f".training-{digest}.lock"):
+        with locked(self.folder / f".training-{digest}.lock", wait=True):
             experiment.train()  # other processes wait for this ANN, then find it in the cache
         experiment.convert()
-        if report is not None and self.metric == self._named("snn/eval/test"):
-            self._report_early(experiment, report)
+        early = REPORTED_SHARES if report is not None and self.metric == self._named("snn/eval/test") else ()
+        images, labels = (part[: experiment.max_images] for part in experiment.data.test)
+        for count in (math.ceil(share * len(images)) for share in early):
+            report(count, snn_accuracy(experiment.result().snn, images[:count], labels[:count]))
         experiment.ann_accuracy()
         experiment.snn_accuracy()
         experiment.snn_activation_analysis()
@@ -361,36 +349,29 @@ class ExperimentTask:
         parts = np.split(order, [len(images) - max(1, round(self.validation * len(images)))])
         return tuple((images[part], labels[part]) for part in parts)
 
-    def _report_early(self, experiment, report) -> None:
-        """Reports the accuracy on a growing share of the images."""
-        import conversion
-
-        images, labels = (part[: experiment.max_images] for part in experiment.data.test)
-        for share in REPORTED_SHARES:
-            count, snn = max(1, round(share * len(images))), experiment.result().snn
-            report(count, conversion.snn_accuracy(snn, images[:count], labels[:count], experiment.batch_size_snn_eval))
-
 
 def as_task(objective, names: Sequence[str], metric: str, folder: Path, validation: float = 0) -> Task:
     """The trials of an objective: a function, or a dict of arguments of an Experiment."""
     if isinstance(objective, Mapping):
         return ExperimentTask(objective, names, metric, folder, validation)
-    require(callable(objective) and not validation, "An objective is a function, or a dict of Experiment's arguments "
-            "and then has validation.", f"{objective!r}, {validation=}", "Split the data in the function.")
+    rule = "An objective is a function, or a dict of Experiment's arguments and then has validation."
+    require(callable(objective) and not validation, rule, f"{objective!r}, {validation=}", "Split data in a function.")
     return function_task(objective, names, metric)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Records on disk
-
+# --- Records on disk -------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a file, or raises BlockingIOError. However the process ends, the system unlocks the file."""
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Holds the lock of a file; yields whether it does. However the process ends, the system takes the lock back."""
     with path.open("a") as file:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        held = True
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        yield held
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -418,10 +399,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, text.getvalue())
 
 
+def ending(record: Record) -> str:
+    """How a trial ended, in Optuna's terms."""
+    return "FAIL" if "error" in record else "PRUNED" if "pruned" in record else "COMPLETE"
+
+
 def table_row(record: Record) -> dict[str, Any]:
     """A record as a row of a table."""
-    ended = next((how for how in ("error", "pruned") if how in record), "finished")
-    row = {"number": record["number"], "ended": ended, **record["values"], **record.get("metrics", {})}
+    row = {"number": record["number"], "ended": ending(record), **record["values"], **record.get("metrics", {})}
     return {**row, "seconds": record["seconds"], "error": record.get("error")}
 
 
@@ -459,21 +444,18 @@ class Ledger:
                 rule = f"Every line is a record in JSON ({error}). Received: line {number} of {file.name}."
                 raise ValueError(f"{rule} Delete the line: its trial is then done again.") from error
 
-    def append(self, record: Record) -> None:
-        """Adds a record. When this returns, it is on the disk."""
-        self._file.write(json.dumps(record, default=plain).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.records[record["number"]] = record
-
     def run(self, task: Task, plan: Iterable[dict], metrics: Sequence[str], publish: Callable):
         """Does the trials of a plan that have no record, and from time to time calls `publish` with all records."""
         published = time.monotonic()
         try:
             for number, values in enumerate(plan):
                 if number not in self.records:
-                    self.append(attempt(task, number, values, metrics))
-                    logger.info("%s", in_a_line(self.records[number], metrics))
+                    record = attempt(task, number, values, metrics)
+                    self._file.write(json.dumps(record, default=plain).encode() + b"\n")
+                    self._file.flush()
+                    os.fsync(self._file.fileno())  # from here on nothing but the disk can lose it
+                    self.records[number] = record
+                    logger.info("%s", in_a_line(record, metrics))
                 if time.monotonic() - published > TABLE_SECONDS:
                     publish(list(self.records.values()))
                     published = time.monotonic()
@@ -487,22 +469,16 @@ def open_ledger(folder: Path, signature: Mapping[str, Any]) -> Iterator[Ledger]:
     """The ledger of a folder, which no other process can open meanwhile. The signature is what all records share."""
     place = f"folder={str(folder)!r}"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = contextlib.ExitStack()
-        lock.enter_context(locked(folder / ".lock", wait=False))
-    except BlockingIOError as error:
-        rule = f"One process at a time runs trials in a folder. Received: {place}, where one is running."
-        raise ValueError(f"{rule} Wait for it, or share the work through a storage.") from error
-    with lock, (folder / "trials.jsonl").open("a+b") as file:
+    with locked(folder / ".lock") as alone, (folder / "trials.jsonl").open("a+b") as file:
+        require(alone, "One process at a time runs trials in a folder.", f"{place}, where one is running",
+                "Wait for it, or share the work through a storage.")
         path = folder / "signature.json"
         check_signature(json.loads(path.read_text("utf-8")) if path.exists() else None, signature, place)
         write_atomically(path, json.dumps(signature, indent=1))
         yield Ledger(file)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Search
-
+# --- Search ----------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -524,7 +500,7 @@ class SearchResult:
 
         At most one for one objective; for several the Pareto front: no other is at least as good in all, better in one.
         """
-        finished = [record for record in self.records if "metrics" in record and "error" not in record]
+        finished = [record for record in self.records if ending(record) == "COMPLETE"]
         signs = [1 if direction == "minimize" else -1 for direction in self.directions]
         costs = np.array([[record["metrics"][name] for name in self.metrics] for record in finished]) * signs
         first = sorted(np.unique(costs, axis=0, return_index=True)[1]) if finished else []
@@ -534,8 +510,9 @@ class SearchResult:
     def table(self, limit: int = 10) -> str:
         """The best trials, printable."""
         lines = [in_a_line(record, self.metrics) for record in self.best[:limit]]
-        failed, pruned = (sum(how in record for record in self.records) for how in ("error", "pruned"))
-        return "\n".join([f"{len(self.records)} trials, {pruned} pruned, {failed} failed. Best:", *lines])
+        ends = [ending(record) for record in self.records]
+        head = f"{len(ends)} trials, {ends.count('PRUNED')} pruned, {ends.count('FAIL')} failed. Best:"
+        return "\n".join([head, *lines])
 
     def write(self) -> None:
         """Writes the files of the folder."""
@@ -545,24 +522,16 @@ class SearchResult:
         if drawable and any("experiment/encoding" in record["metrics"] for record in self.best):
             import plotting
 
-            found = [record["metrics"] for record in self.records if "metrics" in record and "error" not in record]
+            found = [record["metrics"] for record in self.records if ending(record) == "COMPLETE"]
             columns = ([metrics[name] for metrics in found] for name in self.metrics)
             figure = plotting.pareto_front(*columns, [metrics["experiment/encoding"] for metrics in found])
             plotting.save(figure, self.folder / "pareto.png")
 
 
-def search(
-    objective: Callable[..., Any] | Mapping[str, Any],
-    space: Iterable[OptimizableValue],
-    trials: int,
-    metric: str | Sequence[str],
-    direction: str | Sequence[str] = "maximize",
-    *,
-    seed: int = 0,
-    folder: str | os.PathLike = "experiments/search",
-    storage: str | None = None,
-    validation: float = 0.0,
-) -> SearchResult:
+def search(objective: Callable[..., Any] | Mapping[str, Any], space: Iterable[OptimizableValue], trials: int,
+           metric: str | Sequence[str], direction: str | Sequence[str] = "maximize", *, seed: int = 0,
+           folder: str | os.PathLike = "experiments/search", storage: str | None = None,
+           validation: float = 0.0) -> SearchResult:
     """Tries configurations until there are `trials` of them, counting those of earlier calls with the same folder.
 
     Without a storage this is a random search: the values of a trial depend on `seed` and its number alone, so that an
@@ -576,17 +545,14 @@ def search(
             `report(step, value)` with values of the metric on the way; this raises `Pruned` where Optuna advises it.
         trials: number of trials that end, all processes together; failed and pruned ones count.
         metric: the objective, or several of them, each with the direction "maximize" or "minimize".
-        seed: of the choice of values.
         folder: for records and tables. Its name is that of the Optuna study.
         storage: `None`; or the file of a journal; or an SQLite file (.db, .sqlite, .sqlite3); or a database URL, such
             as postgresql://user@host/database.
         validation: see `ExperimentTask`.
-
-    Raises:
-        ValueError: an argument breaks a rule, or the folder or storage holds trials of another search.
     """
     space, metrics = list(space), [metric] if isinstance(metric, str) else list(metric)
-    directions = [direction] * len(metrics) if isinstance(direction, str) else list(direction)
+    directions = [direction] if isinstance(direction, str) else list(direction)
+    directions *= len(metrics) if len(directions) == 1 else 1
     names = [value.name for value in space]
     require(names and len(set(names)) == len(names), "A space has values, each of a name of its own.", f"{names}",
             "Add or rename some.")
@@ -614,9 +580,7 @@ def search(
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Search shared by processes: an Optuna study
-
+# --- Search shared by processes: an Optuna study ---------------------------------------------------------------
 
 def open_storage(storage: str):
     """The Optuna storage of that name; see `search`."""
@@ -690,14 +654,13 @@ def fail_the_dead(study, seen: dict[int, tuple]) -> None:
         seen[trial.number] = beat, since
         if now - since > PATIENCE_SECONDS:
             logger.warning("The worker of trial %d has died; another trial takes its place", trial.number)
-            # Another worker may be faster, and the dead may awake.
-            with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # it has ended meanwhile
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def counts(trial) -> bool:
-    """Whether a trial ended. Failed ones have a record only if they failed of themselves."""
-    return trial.state.is_finished() and "record" in trial.user_attrs
+    """Whether a trial ended, and did not fail only because its worker was killed."""
+    return "record" in trial.user_attrs and trial.state.name == ending(trial.user_attrs["record"])
 
 
 def run_shared(study, task: Task, space, trials: int, metrics: Sequence[str], seed: int) -> list[Record]:
@@ -735,29 +698,22 @@ def run_one(study, trial, task: Task, space, metrics: Sequence[str], seed: int) 
         if trial.should_prune():
             raise Pruned
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # One for each trial: workers that begin with the same seed would make the same suggestions.
-        own = derived_seed(seed, trial.number)
-        study.sampler = optuna.samplers.TPESampler(seed=own, multivariate=False, constant_liar=True)
+    # One for each trial: workers that begin with the same seed would make the same suggestions.
+    study.sampler = optuna.samplers.TPESampler(seed=derived_seed(seed, trial.number), multivariate=False)
     values = {value.name: value.distribution.suggest(trial, value.name) for value in space}
     with heartbeat(trial):
         record = attempt(task, trial.number, values, metrics, report if len(metrics) == 1 else None)
     logger.info("%s", in_a_line(record, metrics))
     try:
         trial.set_user_attr("record", json.loads(json.dumps(record, default=plain)))
-        if "error" in record or "pruned" in record:
-            state = optuna.trial.TrialState
-            study.tell(trial, state=state.FAIL if "error" in record else state.PRUNED)
-        else:
-            study.tell(trial, [record["metrics"][name] for name in metrics])
+        state = ending(record)
+        study.tell(trial, [record["metrics"][name] for name in metrics] if state == "COMPLETE" else None,
+                   state=optuna.trial.TrialState[state])
     except optuna.exceptions.UpdateFinishedTrialError:
         logger.warning("Trial %d was taken for dead by another worker, and does not count", trial.number)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Repetition
-
+# --- Repetition ------------------------------------------------------------------------------------------------
 
 class RepeatedExperiment:
     """The same experiments several times, with seeds derived from one; resumable as `search` is.
@@ -775,26 +731,18 @@ class RepeatedExperiment:
             may be raised later: the runs that are there stay.
         timesteps: `[start, stop]` or `[start, stop, step]`: an axis of the grid, `stop` included.
         grid: argument -> its values. All combinations are run, the `cells`.
-        seed: from which those of the repetitions are derived.
-        folder: for `records` and tables.
+        seed: from which those of the repetitions are derived; `folder` is for the `records` and tables.
     """
 
-    def __init__(
-        self,
-        objective: Callable[..., Any] | Mapping[str, Any],
-        repetitions: int = 1,
-        timesteps: Sequence[int] | None = None,
-        grid: Mapping[str, Sequence] | None = None,
-        *,
-        seed: int = 0,
-        folder: str | os.PathLike = "experiments/repeated",
-    ):
+    def __init__(self, objective: Callable[..., Any] | Mapping[str, Any], repetitions: int = 1,
+                 timesteps: Sequence[int] | None = None, grid: Mapping[str, Sequence] | None = None, *, seed: int = 0,
+                 folder: str | os.PathLike = "experiments/repeated"):
         axes = {name: DiscreteValues(values).values for name, values in (grid or {}).items()}
         if timesteps is not None:
             fits = len(timesteps) in (2, 3) and all(isinstance(n, numbers.Integral) and n > 0 for n in timesteps)
-            require(fits and timesteps[0] <= timesteps[1] and "timesteps" not in axes, "timesteps is an interval "
-                    "[start, stop] or [start, stop, step] of whole numbers above 0, and then no part of the grid.",
-                    f"{timesteps=}, {grid=}", "Put other series into the grid.")
+            rule = "timesteps is [start, stop] or [start, stop, step], whole numbers above 0, and no part of the grid."
+            require(fits and timesteps[0] <= timesteps[1] and "timesteps" not in axes, rule, f"{timesteps=}, {grid=}",
+                    "Put other series into the grid.")
             axes["timesteps"] = list(range(timesteps[0], timesteps[1] + 1, *timesteps[2:]))
         require("seed" not in axes and (callable(objective) or "seed" not in objective), "Seeds of runs are derived.",
                 "a seed among the arguments", "Give the one to derive them from: RepeatedExperiment(…, seed=…).")
@@ -828,7 +776,7 @@ class RepeatedExperiment:
     def metrics(self) -> list[str]:
         """The names of all numbers that runs returned."""
         found = (record.get("metrics", {}).items() for record in self.records)
-        return list(dict.fromkeys(name for each in found for name, value in each if is_number(value)))
+        return list(dict.fromkeys(name for each in found for name, value in each if isinstance(value, int | float)))
 
     def values(self, metric: str) -> dict[str, np.ndarray]:
         """Label of a cell -> its values, `(runs,)`, as `plotting.repeated_box_plot` takes them."""
@@ -836,10 +784,7 @@ class RepeatedExperiment:
         return {self._label(cell): runs[~np.isnan(runs)] for cell, runs in numbers if not np.isnan(runs).all()}
 
     def curves(self, metric: str, over: str = "timesteps") -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The values of an axis of numbers, and label -> `(repetitions, values)`, for `plotting.repeated_curves`.
-
-        Repetitions in which a run is missing or failed are left out.
-        """
+        """Values of an axis of numbers, and label -> `(whole repetitions, values)`; see `plotting.repeated_curves`."""
         require(over in self.axes, "Curves go along an axis of the grid.", f"{over=}", f"It has {list(self.axes)}.")
         x, order = np.unique(self.axes[over], return_index=True)
         grid = self._numbers(metric).reshape(self.repetitions, *map(len, self.axes.values()))
@@ -855,7 +800,7 @@ class RepeatedExperiment:
         numbers = np.full((self.repetitions, len(self.cells)), np.nan)
         for record in self.records:
             value = record.get("metrics", {}).get(metric)
-            numbers.flat[record["number"]] = value if is_number(value) else np.nan
+            numbers.flat[record["number"]] = value if isinstance(value, int | float) else np.nan
         return numbers
 
     def _label(self, cell: Mapping, without: str = "") -> str:
@@ -872,18 +817,15 @@ class RepeatedExperiment:
 
 def statistics(values: np.ndarray) -> dict[str, Any]:
     """Number, mean, standard deviation of a sample, and 95% confidence interval of the mean; `None` for too few."""
-    found = {"n": len(values), "mean": values.mean().item() if len(values) else None}
-    if len(values) < 2 or not np.isfinite(values).all():
-        return {**found, "sd": None, "low": None, "high": None}
-    from plotting import _confidence_95
+    found = {"n": len(values), "mean": values.mean() if len(values) else None, "sd": None, "low": None, "high": None}
+    if len(values) > 1 and np.isfinite(values).all():
+        from plotting import _confidence_95
 
-    low, high = _confidence_95(values)
-    return {**found, "sd": values.std(ddof=1).item(), "low": low.item(), "high": high.item()}
+        found["sd"], (found["low"], found["high"]) = values.std(ddof=1), _confidence_95(values)
+    return plain(found)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The command line
-
+# --- The command line ------------------------------------------------------------------------------------------
 
 def literal(text: str):
     """A number, a truth value or None, as Python writes it; anything else is text."""
@@ -895,8 +837,8 @@ def literal(text: str):
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """`NAME=VALUE`."""
-    name, found, value = text.partition("=")
-    require(found and name.isidentifier(), "A setting is NAME=VALUE.", text, "Such as max_images=1000.")
+    name, _, value = text.partition("=")
+    require(name.isidentifier() and value, "A setting is NAME=VALUE.", text, "Such as max_images=1000.")
     return name, literal(value)
 
 
@@ -919,12 +861,10 @@ def argument_parser() -> argparse.ArgumentParser:
     continues = "The same command continues a search; with --storage, processes that run it share the search."
     parser = argparse.ArgumentParser("optimization", description=f"Searches settings of an Experiment. {continues}")
     add = parser.add_argument
-    add("--network", metavar="NAME", dest="training_function", help="see python experiment.py --help")
-    add("--dataset", metavar="NAME", help="the same")
-    add("--encoding", metavar="NAME", help="the same; one, or vary it")
+    for name, argument in {"network": "training_function", "dataset": "dataset", "encoding": "encoding"}.items():
+        add(f"--{name}", dest=argument, metavar="NAME", default=argparse.SUPPRESS, help="see experiment.py --help")
     add("--set", metavar="NAME=VALUE", nargs="+", action="extend", default=[], help="other arguments of Experiment")
-    vary = "threshold=1:20:1 (the end is left out), encoding=rate,ttfs, 'norm_percentile=uniform(low=95, high=100)'"
-    vary += "; also normal, poisson and beta, with NumPy's keywords"
+    vary = "threshold=1:20:1 (the end is left out), encoding=rate,ttfs, 'norm_percentile=normal(loc=99, scale=1)'"
     add("--vary", metavar="NAME=VALUES", nargs="+", action="extend", required=True, help=vary)
     add("--trials", type=int, default=20, metavar="N", help="of all processes and calls together (default: 20)")
     add("--metric", nargs="+", metavar="NAME", default=["snn/eval/validation"], help="default: snn/eval/validation")
@@ -944,11 +884,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(argv))
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        named = {name: options.pop(name) for name in ("training_function", "dataset", "encoding")}
-        arguments = {name: value for name, value in named.items() if value is not None}
+        named = ("training_function", "dataset", "encoding")
+        arguments = {name: options.pop(name) for name in named if name in options}
         arguments |= map(parse_setting, options.pop("set"))
-        space, direction = list(map(parse_vary, options.pop("vary"))), options.pop("direction")
-        result = search(arguments, space, direction=direction[0] if len(direction) == 1 else direction, **options)
+        result = search(arguments, list(map(parse_vary, options.pop("vary"))), **options)
     except KeyboardInterrupt:
         print("\nInterrupted. What was finished stays; the same command continues.")
         sys.exit(130)  # 128 + SIGINT, as shells have it

@@ -99,10 +99,9 @@ def check_folding(network: RandomNetwork) -> dict[str, float]:
             relative(logits - expected, expected), relative(np.asarray(activation(logits)) - scores, scores)
         )
     }
-    if not network.single_precision:
-        images = network.images.astype(np.float64)
-        expected = network.build("float64", last_activation=False)(images, training=False)
-        measured["folding float64"] = relative(folded.function("float64")(images) - expected, expected)
+    images = network.images.astype(np.float64)
+    expected = network.build("float64", last_activation=False)(images, training=False)
+    measured["folding float64"] = relative(folded.function("float64")(images) - expected, expected)
     return measured
 
 
@@ -212,6 +211,54 @@ def saved_and_loaded(snn, images, expected) -> float:
     return float(np.abs(again.simulate(images).output.numpy() - expected).max())
 
 
+def exact_snn(folded, images, steps: int):
+    """`ttfs_exact` in windows of so many steps, θ of each channel its largest activation on these images."""
+    code = spiking.get_encoding(EXACT)
+    activations = folded.function(keras.config.floatx(), every_stage=True)(images)[:-1]
+    largest = [np.max(values, axis=tuple(range(len(values.shape) - 1))) for values in activations]
+    scales = [np.where(scale > 0, scale, 1) for scale in largest] + [np.array(1.0)]
+    for number, stage in enumerate(folded.stages):
+        if stage.pool is not None:  # pooled spikes are in the units of their neurons
+            scales[number] = scales[number - 1]
+    return assemble(folded, code, code.settings(timesteps=steps), float(np.abs(images).max()), scales, name="exact")
+
+
+def simulate_eagerly(snn, images) -> np.ndarray:
+    """Without a tf.function: its tracing would take longer than one simulation of a small network."""
+    return spiking.get_encoding(EXACT).simulate(snn.layers, images).output.numpy()
+
+
+def slope(x, y) -> float:
+    """Of log2 y over log2 x, least squares."""
+    return float(np.polyfit(np.log2(x), np.log2(y), 1)[0])
+
+
+def check_convergence(seed: int, octaves: tuple[int, int] = (3, 9)) -> dict[str, float]:
+    """`ttfs_exact` against the ANN's scores on 64 images, as N grows.
+
+    Only where the ANN is deep and continuous: no ReLU with a threshold, at least three layers of neurons.
+
+    Args:
+        seed: of the network.
+        octaves: smallest and largest N, as powers of two.
+
+    Returns:
+        Slope of the root mean square error in dB per doubling of N. Nothing, if the network is not deep and continuous,
+        or so silent that there is no error to fall.
+    """
+    network = random_network(seed, images=64)
+    ann = network.build(last_activation=False)
+    folded, scores = read(ann), np.asarray(ann(network.images, training=False))
+    if network.clamped or folded.depth < 3:
+        return {}
+    steps = 2 ** np.arange(octaves[0], octaves[1] + 1)
+    outputs = [simulate_eagerly(exact_snn(folded, network.images, int(n)), network.images) for n in steps]
+    errors = [float(np.sqrt(np.mean((output - scores) ** 2))) for output in outputs]
+    if min(errors) < 1e-5 * scores.std():
+        return {}
+    return {"decibels": float(20 * np.log10(2) * slope(steps, errors))}
+
+
 def check_refusals(network: RandomNetwork) -> None:
     """Codes that cannot do a ReLU with a threshold refuse it."""
     for name in set(spiking.ENCODINGS) - set(codes_for(network)):
@@ -245,6 +292,7 @@ def run(seed: int) -> dict:
     attempt("folding", check_folding, general)
     attempt("folding of the dyadic network", check_folding, dyadic)
     attempt("closed form", check_closed_form, general)
+    attempt("convergence", check_convergence, seed)
     attempt("refusals", check_refusals, general)
     for encoding in codes_for(dyadic):
         attempt(encoding, check_code, dyadic, encoding)
@@ -289,6 +337,8 @@ def summary(lines: list[dict]) -> str:
             worst, seed = max(values)
             passed = sum(value <= BOUNDS[key][0] for value, _ in values)
             rows.append(f"| {name} | {len(values)} | {passed} | {worst:.2g} | {seed} | {BOUNDS[key][0]:g} |")
+    decibels = np.array([value for value, _ in measured["decibels"]] or [np.nan])
+    spread = np.percentile(decibels, [10, 90])
     busy = [value for name, values in measured.items() if name.startswith("busy") for value, _ in values]
     text = [
         "# The wall of proof",
@@ -307,6 +357,12 @@ def summary(lines: list[dict]) -> str:
         *rows,
         "",
         *[f"- **{key}**: {meaning}." for key, (_, meaning) in BOUNDS.items()],
+        "",
+        f"- **convergence**: with θ the largest activation of the evaluated images, the root mean square error of "
+        f"`ttfs_exact` changes by {np.median(decibels):.2f} dB per doubling of N from 8 to 512 (median of the "
+        f"{decibels.size} networks with at least three layers of neurons and no jumps; 10th to 90th percentile "
+        f"{spread[0]:.1f} to {spread[1]:.1f}). The flat ones have layers of two or three neurons, where a single step "
+        "at N = 8 is as large as the signal; they reach 6 dB at larger N.",
         "",
         "## Failures",
         "",

@@ -146,6 +146,20 @@ class SpikingCell(keras.layers.Layer):
         shape = (batch_size, *(self.current_shape if shape is None else shape))
         return tf.broadcast_to(tf.cast(value, self.compute_dtype), shape)
 
+    @property
+    def regular(self) -> bool:
+        """Whether, under a current that stays the same, neurons with more current are never behind in spikes, and
+        `under_constant` tells their spikes at once."""
+        return False
+
+    def under_constant(self, current, state, timesteps: int):
+        """Spike counts and first spike times (0: none) of regular neurons after `timesteps` steps of one current."""
+        raise TypeError(f"{type(self).__name__} has no closed form.")
+
+    def spikes_in(self, state) -> tf.Tensor:
+        """A field of the state that has the shape of the spikes."""
+        return state.potential
+
     def spike_count(self, state) -> tf.Tensor | None:
         """Spikes of each neuron so far, if the state tells; None where they must be counted."""
         return None
@@ -209,6 +223,9 @@ class MaxPoolCell(SpikingCell):
 
     def get_initial_state(self, batch_size):
         return PoolState(self.filled(batch_size), self.filled(batch_size, shape=self.pooled_shape))
+
+    def spikes_in(self, state):
+        return state.passed
 
     def spike_count(self, state):
         return state.passed

@@ -57,7 +57,7 @@ class Encoding:
         spike_value: `(settings) -> ` what one spike stands for at the receiver, in units of the sender's λ.
         input_value: `(settings, input_maximum) -> ` the same for a coded input of 1, in units of the image.
         activity: `(spike_counts, first_spike_times, settings) -> ` the activity in units of λ, same shape.
-        simulate: `(layers, images, record) -> Simulation`, see `simulation.py`.
+        simulate: `(layers, images, record, training) -> Simulation`, see `simulation.py`.
         normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `calibration.py`).
         per_channel: whether λ is chosen per channel by default, or per layer.
         clamp_options: `(clamp) -> ` keyword arguments of neurons that stay silent up to an activation (ReLU's

@@ -22,6 +22,9 @@ class SpikingInput(keras.layers.Layer):
         preprocessing: Keras layers that act on the image before it is coded (pooling ahead of the first neurons).
     """
 
+    # Whether the first layer's drive stays the same in all time steps.
+    constant = False
+
     def __init__(self, timesteps: int, preprocessing=(), **kwargs):
         super().__init__(**kwargs)
         self.timesteps = check_timesteps(timesteps)
@@ -87,6 +90,8 @@ class SpikingInput(keras.layers.Layer):
 class ConstantCurrent(SpikingInput):
     """The image as a current that stays the same in every time step."""
 
+    constant = True
+
     def at_step(self, image, t):
         return image
 
@@ -98,6 +103,8 @@ class ConstantCurrent(SpikingInput):
 @keras.saving.register_keras_serializable(PACKAGE)
 class SingleEvent(SpikingInput):
     """The image as one graded event in the first time step, for cells that keep a `current` in their state."""
+
+    constant = True
 
     def at_step(self, image, t):
         return image * tf.cast(t == 0, image.dtype)
@@ -220,12 +227,13 @@ class SpikingSequential(keras.Sequential):
         """The layers that emit spikes, in order."""
         return self.layers[1:-1]
 
-    def simulate(self, images, record=()) -> Simulation:
+    def simulate(self, images, record=(), training: bool = False) -> Simulation:
         """Simulates and records.
 
         Args:
             images: `(batch, …)`.
             record: any of "spike_counts", "first_spike_times", "rasters", "readouts".
+            training: whether gradients through the spikes are wanted.
 
         Returns:
             The output and what was asked for; see `Simulation`.
@@ -233,18 +241,19 @@ class SpikingSequential(keras.Sequential):
         record = check_record(record)
         images = tf.convert_to_tensor(images, self.compute_dtype)
         if not tf.executing_eagerly():
-            return self._simulate(images, record)
-        if record not in self._simulations:
-            self._simulations[record] = tf.function(lambda x: self._simulate(x, record), reduce_retracing=True)
-        return self._simulations[record](images)
+            return self._simulate(images, record, training)
+        key = (record, bool(training))
+        if key not in self._simulations:
+            self._simulations[key] = tf.function(lambda x: self._simulate(x, *key), reduce_retracing=True)
+        return self._simulations[key](images)
 
-    def _simulate(self, images, record):
+    def _simulate(self, images, record, training):
         from spiking import get_encoding  # the table imports the codes, and those import this module
 
-        return get_encoding(self.encoding).simulate(self.layers, images, record)
+        return get_encoding(self.encoding).simulate(self.layers, images, record, training)
 
     def call(self, inputs, training=None, mask=None):
-        return self.simulate(inputs).output
+        return self.simulate(inputs, training=bool(training)).output
 
     def get_config(self):
         return {**super().get_config(), **copy.deepcopy(vars(self._description))}

@@ -75,6 +75,17 @@ class LifNeuronCell(SpikingCell):
             potential *= 1 - spikes
         return spikes, NeuronState(potential)
 
+    @property
+    def regular(self):
+        return self.alpha == 1 and self.reset == "subtract"
+
+    def under_constant(self, current, state, timesteps):
+        # count = clip(⌊(zT + V(0))/θ⌋, 0, T), first spike at ⌈(θ − V(0))/z⌉
+        counts = tf.floor((current * timesteps + state.potential) / self.threshold)
+        counts = tf.clip_by_value(counts, 0.0, float(timesteps))
+        times = tf.math.ceil((self.threshold - state.potential) / current)
+        return counts, tf.where(counts > 0, tf.clip_by_value(times, 1.0, float(timesteps)), 0)
+
     def get_config(self):
         own = {key: getattr(self, key) for key in ("threshold", "tau", "reset", "initial_potential")}
         return {**super().get_config(), **own}

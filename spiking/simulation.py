@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from spiking.cells import MaxPoolCell, signed_max_pool
+
 # What a simulation can record beside its output.
 SPIKE_COUNTS = "spike_counts"
 FIRST_SPIKE_TIMES = "first_spike_times"
@@ -43,40 +45,83 @@ def check_record(record: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in RECORDS if name in record)
 
 
-def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] = ()) -> Simulation:
+def simulate_clock(
+    layers: Sequence, images: tf.Tensor, record: tuple[str, ...] = (), training: bool = False
+) -> Simulation:
     """Steps all cells through all time steps, in one loop.
 
     Args:
         layers: the input layer, then the `SpikingRNN` layers, the integrator last.
         images: `(batch, …)`, the same images the ANN takes.
         record: names out of `RECORDS`.
+        training: whether gradients are wanted; every neuron is stepped then.
 
     Returns:
         The output and what was asked for. Equal to calling the layers one after another as stock Keras does.
     """
     source, cells = layers[0], [layer.cell for layer in layers[1:]]
-    hidden = cells[:-1]
     batch = tf.shape(images)[0]
-    timesteps = source.timesteps
     states = [cell.get_initial_state(batch) for cell in cells]
     states[0], first_current = source.start(images, cells[0], states[0])
+    first_records = None
+    if not training and can_pool_ahead(source, cells, record):
+        current = first_current(0)
+        if record:
+            first_records = cells[0].under_constant(current, states[0], source.timesteps)
+        pooled, states[0] = pool_ahead(cells[1], current, states[0])
+        first_current = lambda t: pooled  # noqa: E731  as the source's own
+        del cells[1], states[1]
+    run = _run(cells, states, first_current, source.timesteps, record)
+    if first_records is None:
+        return run
+    counts, times = first_records
+    return run._replace(
+        spike_counts=(counts, *run.spike_counts) if SPIKE_COUNTS in record else (),
+        first_spike_times=(times, *run.first_spike_times) if FIRST_SPIKE_TIMES in record else (),
+    )
 
+
+def can_pool_ahead(source, cells, record) -> bool:
+    """Whether the first layer's neurons can be left out but for the one of each window that decides.
+
+    Under a constant current regular neurons spike the earlier and the more often the larger it is, so a max pooling
+    right behind them passes what the neuron with the largest current emits: pool the currents, once, instead of the
+    spikes in every step.
+    """
+    if len(cells) < 2 or not isinstance(cells[1], MaxPoolCell) or cells[1].synapse_layers:
+        return False
+    return source.constant and cells[0].regular and RASTERS not in record
+
+
+def pool_ahead(cell: MaxPoolCell, current, state):
+    """The first layer's current and state, pooled; what is the same in all neurons stays as it is."""
+
+    def pool(values):
+        return signed_max_pool(cell.pool, values, cell.sign)
+
+    return None if current is None else pool(current), type(state)(*map(pool, state))
+
+
+def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
+    """The loop, from the initial states; `first_current` is the first cell's current as a function of the step."""
+    hidden = cells[:-1]
     dtype = cells[-1].compute_dtype
+    # The first cell may hold pooled neurons, so shapes come from the states.
+    blank = [tf.zeros_like(cell.spikes_in(state)) for cell, state in zip(cells, states, strict=True)]
     rasters, readouts = (), ()
     if RASTERS in record:
         rasters = tuple(
-            tf.TensorArray(dtype, timesteps, element_shape=(None, *cell.neurons_shape)) for cell in hidden
+            tf.TensorArray(dtype, timesteps, element_shape=each.shape) for each in blank[:-1]
         )
     if READOUTS in record:
-        readouts = tf.TensorArray(dtype, timesteps, element_shape=(None, *cells[-1].neurons_shape))
+        readouts = tf.TensorArray(dtype, timesteps, element_shape=blank[-1].shape)
 
     # Counts that no state tells are kept in the loop; first spike times always, as steps left at the first spike.
     counted = [SPIKE_COUNTS in record and c.spike_count(s) is None for c, s in zip(hidden, states, strict=False)]
     timed = [FIRST_SPIKE_TIMES in record] * len(hidden)
 
     def zeros(wanted):
-        per_neuron = [cell.filled(batch, shape=cell.neurons_shape) for cell in hidden]
-        return tuple(each if want else () for each, want in zip(per_neuron, wanted, strict=True))
+        return tuple(each if want else () for each, want in zip(blank, wanted, strict=False))
 
     def step(t, output, states, counts, left, rasters, readouts):
         x, new_states, spikes = None, [], []
@@ -97,7 +142,7 @@ def simulate_clock(layers: Sequence, images: tf.Tensor, record: tuple[str, ...] 
 
     start = (
         tf.constant(0),
-        cells[-1].filled(batch, shape=cells[-1].neurons_shape),
+        blank[-1],
         tuple(states),
         zeros(counted),
         zeros(timed),

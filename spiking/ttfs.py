@@ -68,6 +68,16 @@ class LifNeuronCell(SpikingCell):
 
     current = SpikingCell.synapse
 
+    @property
+    def regular(self):
+        return self.alpha == 1
+
+    def under_constant(self, current, state, timesteps):
+        # t = ⌈θ/g⌉
+        times = tf.math.ceil(self.threshold / state.current)
+        fires = (state.current > 0) & (times <= timesteps)
+        return tf.cast(fires, times.dtype), tf.where(fires, times, 0)
+
     def spike_count(self, state):
         return 1 - state.armed
 

@@ -224,7 +224,7 @@ class WindowInput(SpikingInput):
         return {**super().get_config(), **own}
 
 
-def simulate(layers, images, record=()) -> Simulation:
+def simulate(layers, images, record=(), training=False) -> Simulation:
     """The closed form: one synapse per layer on levels; the number of time steps costs nothing.
 
     Args, Returns: as `simulation.simulate_clock`.

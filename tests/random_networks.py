@@ -31,13 +31,13 @@ WEIGHTED = [kind for kinds in KERNELS.values() for kind in kinds]
 PADDING = {SEQUENCE: kl.ZeroPadding1D, PLANE: kl.ZeroPadding2D, VOLUME: kl.ZeroPadding3D}
 CROPPING = {SEQUENCE: kl.Cropping1D, PLANE: kl.Cropping2D, VOLUME: kl.Cropping3D}
 UPSAMPLING = {SEQUENCE: kl.UpSampling1D, PLANE: kl.UpSampling2D, VOLUME: kl.UpSampling3D}
-AVERAGE = {SEQUENCE: kl.AveragePooling1D, PLANE: kl.AveragePooling2D, VOLUME: kl.AveragePooling3D}
+AVERAGE = {SEQUENCE: kl.AveragePooling1D, PLANE: kl.AveragePooling2D}
 GLOBAL_AVERAGE = {
     SEQUENCE: kl.GlobalAveragePooling1D,
     PLANE: kl.GlobalAveragePooling2D,
     VOLUME: kl.GlobalAveragePooling3D,
 }
-MAXIMUM = {SEQUENCE: kl.MaxPooling1D, PLANE: kl.MaxPooling2D, VOLUME: kl.MaxPooling3D}
+MAXIMUM = {SEQUENCE: kl.MaxPooling1D, PLANE: kl.MaxPooling2D}
 GLOBAL_MAXIMUM = {SEQUENCE: kl.GlobalMaxPooling1D, PLANE: kl.GlobalMaxPooling2D, VOLUME: kl.GlobalMaxPooling3D}
 SPATIAL_DROPOUT = {SEQUENCE: kl.SpatialDropout1D, PLANE: kl.SpatialDropout2D, VOLUME: kl.SpatialDropout3D}
 DROPPED = [kl.Dropout, kl.AlphaDropout, kl.GaussianDropout, kl.GaussianNoise, kl.ActivityRegularization]
@@ -87,14 +87,6 @@ class RandomNetwork:
     def clamped(self) -> bool:
         """Whether a ReLU has a threshold, which not all codes can do."""
         return any(relu.arguments.get("threshold") for relu in self._rectifiers())
-
-    @property
-    def single_precision(self) -> bool:
-        """Whether TensorFlow has a layer in float32 only: bilinear resizing, pooling in 3D."""
-        return any(
-            spec.arguments.get("interpolation") == "bilinear" or spec.kind in (kl.MaxPooling3D, kl.AveragePooling3D)
-            for spec in self.specs
-        )
 
     def _rectifiers(self):
         candidates = [spec.arguments.get("activation") for spec in self.specs] + self.specs
@@ -294,13 +286,13 @@ class Draft:
         if any(spec.kind is kl.ZeroPadding3D for spec in self.specs[-3:]):
             arguments["padding"] = "valid"
 
-    def affine(self) -> None:
+    def affine(self, probability: float = 0.35) -> None:
         """A BatchNorm, or several in a row, or one of its relatives."""
         if self.wants(kl.Rescaling, 0.06):
             self.rescaling()
         if self.wants(kl.Normalization, 0.03):
             self.normalization()
-        while self.wants(kl.BatchNormalization, 0.35):
+        while self.wants(kl.BatchNormalization, probability):
             other_axis = not self.waiting and self.spatial and self.chance(0.1)
             arguments = {"axis": self.integer(1, self.spatial)} if other_axis else {}
             arguments |= {"scale": False} if self.chance(0.15) else {}
@@ -354,12 +346,10 @@ class Draft:
                 self.uneven |= self.shifted
         if min(extents) >= 3 and self.wants(CROPPING[spatial], 0.08):
             self.add(CROPPING[spatial], cropping=self.margins(1))
-        if self.positions <= 16 and self.wants(UPSAMPLING[spatial], 0.1):
-            arguments = {"size": 2 if spatial == SEQUENCE else tuple(self.integer(1, 2) for _ in range(spatial))}
-            if spatial == PLANE and self.chance(0.15):
-                arguments["interpolation"] = "bilinear"
-            self.add(UPSAMPLING[spatial], **arguments)
-        if min(extents) >= 2 and self.wants(AVERAGE[spatial], 0.1):
+        if self.positions <= (48 if spatial == VOLUME else 16) and self.wants(UPSAMPLING[spatial], 0.1):
+            size = 2 if spatial == SEQUENCE else tuple(self.integer(1, 2) for _ in range(spatial))
+            self.add(UPSAMPLING[spatial], size=size)
+        if spatial in AVERAGE and min(extents) >= 2 and self.wants(AVERAGE[spatial], 0.1):
             self.add(AVERAGE[spatial], **self.window(average=True))
         if self.wants(kl.Reshape, 0.05):
             self.reshape()
@@ -395,7 +385,8 @@ class Draft:
         if self.positions <= 30 and self.wants(GLOBAL_MAXIMUM[self.spatial], 0.08):
             arguments = {"keepdims": True} if self.chance(0.3) else {}
             return self.add(GLOBAL_MAXIMUM[self.spatial], **arguments)
-        return min(self.shape[:-1]) >= 2 and self.add(MAXIMUM[self.spatial], **self.window())
+        pool = MAXIMUM.get(self.spatial)
+        return pool is not None and min(self.shape[:-1]) >= 2 and self.add(pool, **self.window())
 
     def rectify(self) -> None:
         """A ReLU in one of its forms; it makes neurons."""
@@ -447,10 +438,10 @@ class Draft:
         self.dropped()
         if self.chance(0.15):
             self.linear()
-        if self.weighted and self.chance(0.15):
+        if self.weighted and self.chance(0.2):
             self.waiting = self.max_pool()
-            if self.waiting and self.chance(0.6):
-                self.affine()
+            if self.waiting and self.chance(0.8):
+                self.affine(0.6)
             if self.waiting and self.chance(0.2):
                 self.max_pool()
         self.rectify()
@@ -501,11 +492,8 @@ def favourites_of(seed: int, spatial: int) -> list[type]:
         typed = [kl.Reshape, kl.Dense]
     else:
         typed = [*dict.fromkeys(KERNELS[spatial][:-1])]
-        typed += [
-            table[spatial]
-            for table in (PADDING, CROPPING, UPSAMPLING, AVERAGE, GLOBAL_AVERAGE, MAXIMUM, GLOBAL_MAXIMUM,
-                          SPATIAL_DROPOUT)
-        ]  # fmt: skip
+        tables = (PADDING, CROPPING, UPSAMPLING, AVERAGE, GLOBAL_AVERAGE, MAXIMUM, GLOBAL_MAXIMUM, SPATIAL_DROPOUT)
+        typed += [table[spatial] for table in tables if spatial in table]
     general = [kl.Rescaling, kl.Normalization, kl.Permute, kl.Reshape, kl.Flatten, kl.Softmax, *DROPPED]
     turn = seed // len(TURNS)
     return [typed[2 * turn % len(typed)], typed[(2 * turn + 1) % len(typed)], general[seed % len(general)]]
@@ -553,7 +541,8 @@ def random_network(seed: int, dyadic: bool = False, images: int = 6) -> RandomNe
     rng = np.random.default_rng([seed, int(dyadic)])
     network = draw(seed, dyadic, rng)
     shape = network.input_shape
-    values = rng.integers(0, 9, (images, *shape)) / 8 if dyadic else rng.random((images, *shape))
+    chance = np.random.default_rng([seed, int(dyadic), 1])  # its own: the weights do not depend on how many images
+    values = chance.integers(0, 9, (images, *shape)) / 8 if dyadic else chance.random((images, *shape))
     network.images = values.astype(np.float32)
     model = network.build()
     _fill(_flat(model), rng, (rng.integers(0, 9, (24, *shape)) / 8).astype(np.float32), dyadic)

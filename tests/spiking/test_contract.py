@@ -368,7 +368,7 @@ def test_gradients_of_loop_and_stock_stack_agree(encoding):
     gradients = []
     for run in (snn, stock_stack(snn)):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.square(run(images)))
+            loss = tf.reduce_sum(tf.square(run(images, training=True)))
         gradients.append(tape.gradient(loss, snn.trainable_weights))
     for a, b, weight in zip(*gradients, snn.trainable_weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(), err_msg=weight.path)

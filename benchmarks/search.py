@@ -1,0 +1,265 @@
+"""Searches and repetitions under load: memory, kill -9, processes that share a study. Makes docs/SEARCH.md.
+
+    python benchmarks/search.py                  # everything, about a quarter of an hour on two cores
+    python benchmarks/search.py --trials 30 --kills 3 --parts kill,share
+
+Needs the extra `search`. PostgreSQL is started by the script, in a temporary folder, if its programs are installed
+(Debian: apt install postgresql); otherwise the table says so.
+"""
+
+import argparse
+import csv
+import glob
+import json
+import logging
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402  the path comes first
+
+import optimization  # noqa: E402
+from optimization import DiscreteInterval, OptimizableValue, RealInterval, RepeatedExperiment, search  # noqa: E402
+
+REPORT = ROOT / "docs" / "SEARCH.md"
+BUSY_SECONDS = 0.25
+SPACE = [OptimizableValue("x", RealInterval("uniform", low=0, high=1)), OptimizableValue("n", DiscreteInterval(0, 5))]
+PATIENCE_SECONDS, HEARTBEAT_SECONDS = 5, 1  # shorter than usual, so that a dead worker does not cost half a minute
+
+
+# --- what the processes do, `python benchmarks/search.py --role ROLE FOLDER TRIALS STORAGE` --------------------------
+
+def busy(x, n=0, seed=0):
+    """An objective that computes for a while, on one core."""
+    until = time.process_time() + BUSY_SECONDS
+    while time.process_time() < until:
+        pass
+    return {"score": x * (seed % 7 + 1) + n}
+
+
+def quick(x, n=0, seed=0):
+    """An objective that waits a little."""
+    time.sleep(0.05)
+    return {"score": x * (seed % 7 + 1) + n}
+
+
+def tiny_experiments(folder: Path, trials: int) -> None:
+    """A random search with real Experiments; writes memory and time after each trial to `memory.json`."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    images = rng.integers(0, 80, (300, 9, 9, 1), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[3 * label : 3 * label + 3] += 150
+    points, start = [], time.perf_counter()
+
+    class Memory(logging.Handler):
+        def emit(self, record):
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            points.append((time.perf_counter() - start, resident))
+
+    optimization.logger.addHandler(Memory())
+    optimization.logger.setLevel(logging.INFO)
+    optimization.logger.propagate = False
+    space = [OptimizableValue("timesteps", DiscreteInterval(5, 40)), SPACE[0]]
+    space[1] = OptimizableValue("threshold", RealInterval("uniform", low=0.5, high=2))
+    data = ((images, labels), (images, labels))
+    arguments = {"dataset": data, "training_function": "base", "epochs": 2, "disable_training_accuracy": True}
+    search(arguments, space, trials, "snn/eval/validation", validation=0.2, folder=folder)
+    (folder / "memory.json").write_text(json.dumps(points))
+
+
+def play(role: str, folder: Path, trials: int, storage: str | None) -> None:
+    """What one process does."""
+    optimization.PATIENCE_SECONDS, optimization.HEARTBEAT_SECONDS = PATIENCE_SECONDS, HEARTBEAT_SECONDS
+    if role == "memory":
+        tiny_experiments(folder, trials)
+    elif role == "repeat":
+        RepeatedExperiment(quick, trials // 4, grid={"x": [1, 2], "n": [3, 4]}, folder=folder).run()
+    else:
+        search(busy if role == "share" else quick, SPACE, trials, "score", folder=folder, storage=storage)
+
+
+def start(role: str, folder: Path, trials: int, storage: str = "") -> subprocess.Popen:
+    command = [sys.executable, __file__, "--role", role, str(folder), str(trials), storage]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def finish(process: subprocess.Popen) -> None:
+    if process.wait() != 0:
+        raise RuntimeError(f"A process of the benchmark failed. Received: {process.args}. Run it by hand.")
+
+
+# --- the parts ------------------------------------------------------------------------------------------------------
+
+def memory(folder: Path, trials: int) -> list[str]:
+    """Is memory flat over many trials with TensorFlow in one process?"""
+    finish(start("memory", folder / "memory", trials))
+    seconds, resident = np.array(json.loads((folder / "memory" / "memory.json").read_text())).T
+    windows = {"20 to 70": slice(20, 70), f"{trials - 50} to {trials}": slice(-50, None)}
+    lines = ["| trials | resident memory, mean / MiB | trials per second |", "| --- | --- | --- |"]
+    for name, part in windows.items():
+        times = seconds[part]
+        rate = (len(times) - 1) / (times[-1] - times[0])
+        lines.append(f"| {name} | {resident[part].mean() / 2**20:.0f} | {rate:.2f} |")
+    early, late = (resident[part].mean() for part in windows.values())
+    anns = len(list((folder / "memory" / "runs" / "anns").glob("*.keras")))
+    return [
+        f"{trials} trials of a random search over time steps and threshold, each a real Experiment (MLP, 300 images of "
+        "9 x 9), in one process:", "", *lines, "",
+        f"Memory, last 50 trials against trials 20 to 70: {100 * (late / early - 1):+.1f}%. Trained ANNs: {anns}.",
+    ]
+
+
+def table(path: Path) -> list[dict]:
+    with path.open() as file:
+        return [{**row, "seconds": None} for row in csv.DictReader(file)]
+
+
+def kill(folder: Path, kills: int) -> list[str]:
+    """Does kill -9 lose or double anything?"""
+    moments, trials = random.Random(1), 20 * kills
+    lines = ["| | kills | trials | in the ledger | doubled | lost after a kill | equal to an uninterrupted run |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for role, name in (("kill", "search"), ("repeat", "RepeatedExperiment")):
+        whole, killed, lost = folder / f"{role}-whole", folder / f"{role}-killed", 0
+        ledger = killed / "trials.jsonl"
+        finish(start(role, whole, trials))
+        for number in range(1, kills + 1):
+            process = start(role, killed, trials)
+            wanted = trials * number // (kills + 1)
+            while len(ledger.read_text().splitlines() if ledger.exists() else ()) < wanted:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 0.2))
+            process.kill()
+            process.wait()
+            before = ledger.read_text().splitlines(keepends=True)
+            process = start(role, killed, trials)  # a restart that does nothing more than one trial keeps all lines
+            while len(ledger.read_text().splitlines()) <= len(before):
+                time.sleep(0.005)
+            process.kill()
+            process.wait()
+            now = ledger.read_text()
+            lost += sum(line not in now for line in before if line.endswith("\n"))
+        finish(start(role, killed, trials))
+        numbers = [json.loads(line)["number"] for line in ledger.read_text().splitlines()]
+        file = "trials.csv" if role == "kill" else "runs.csv"
+        equal = "yes" if table(whole / file) == table(killed / file) else "NO"
+        doubled = len(numbers) - len(set(numbers))
+        lines.append(f"| {name} | {2 * kills} | {trials} | {len(numbers)} | {doubled} | {lost} | {equal} |")
+    return ["Processes killed by SIGKILL at random moments, then the same command again:", "", *lines]
+
+
+class PostgreSQL:
+    """A server in a temporary folder, reached through a socket there. Root runs it as the user postgres."""
+
+    def __init__(self, folder: Path):
+        found = [*map(Path, sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True))]
+        program = shutil.which("initdb")
+        self.programs = Path(program).resolve().parent if program else found[0] if found else None
+        self.folder = folder
+
+    def __enter__(self):
+        if self.programs is None:
+            return None
+        self.user = {"user": "postgres"} if os.geteuid() == 0 else {}
+        self.folder.mkdir()
+        if self.user:
+            shutil.chown(self.folder, "postgres")
+        self._run("initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust")
+        options = f"-k {self.folder} -c listen_addresses=''"
+        self._run("pg_ctl", "-D", self.folder / "data", "-w", "-o", options, "-l", self.folder / "log", "start")
+        return f"postgresql+psycopg2://postgres@/postgres?host={self.folder}"
+
+    def __exit__(self, *_):
+        if self.programs is not None:
+            self._run("pg_ctl", "-D", self.folder / "data", "-m", "fast", "stop")
+
+    def _run(self, program, *arguments):
+        command = [self.programs / program, *arguments]
+        subprocess.run(command, check=True, cwd=self.folder, stdout=subprocess.DEVNULL, **self.user)
+
+
+def share(folder: Path, trials: int) -> list[str]:
+    """How do processes share a study?"""
+    lines = ["| storage | processes | trials wanted | counted | trials per second | against one |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory(prefix="pg") as short:  # the path of a socket is limited to some 100 letters
+        Path(short).chmod(0o755)
+        with PostgreSQL(Path(short) / "server") as server:
+            storages = {"journal": str(folder / "journal.log"), "SQLite": str(folder / "study.db")}
+            storages["PostgreSQL"] = server
+            for name, storage in storages.items():
+                if storage is None:
+                    lines.append(f"| {name} | not installed here | | | | |")
+                    continue
+                alone = None
+                for workers in (1, 2, 4):
+                    counted, rate, _ = shared(folder / f"{name}-{workers}", storage, trials, workers, False)
+                    alone = alone or rate
+                    lines.append(f"| {name} | {workers} | {trials} | {counted} | {rate:.2f} | {rate / alone:.2f} |")
+                counted, rate, lost = shared(folder / f"{name}-killed", storage, trials, 2, True)
+                note = f"2, one killed midway, {lost} trial failed and replaced"
+                lines.append(f"| {name} | {note} | {trials} | {counted} | {rate:.2f} | {rate / alone:.2f} |")
+    return [f"An objective that computes for {BUSY_SECONDS} s on one core, TPE:", "", *lines]
+
+
+def shared(folder: Path, storage: str, trials: int, workers: int, killing: bool) -> tuple[int, float, int]:
+    """Runs a study. Returns the trials counted, their rate from the first start to the last end, the trials lost."""
+    import optuna
+
+    processes = [start("share", folder, trials, storage) for _ in range(workers)]
+    if killing:
+        time.sleep(3 + trials * BUSY_SECONDS / 4)
+        processes.pop().kill()
+    for process in processes:
+        finish(process)
+    backend = optimization.open_storage(storage)
+    study = optuna.load_study(study_name=folder.name, storage=backend)
+    ended = [trial for trial in study.trials if optimization.counts(trial)]
+    lost = [trial for trial in study.trials if not optimization.counts(trial)]
+    begin, end = min(trial.datetime_start for trial in ended), max(trial.datetime_complete for trial in ended)
+    if hasattr(backend, "engine"):
+        backend.engine.dispose()
+    return len({trial.number for trial in ended}), len(ended) / (end - begin).total_seconds(), len(lost)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--role", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--trials", type=int, default=200, help="of the search whose memory is measured (default: 200)")
+    parser.add_argument("--shared-trials", type=int, default=40, help="of each shared study (default: 40)")
+    parser.add_argument("--kills", type=int, default=10, help="moments of killing (default: 10)")
+    parser.add_argument("--parts", default="kill,share,memory", help="(default: kill,share,memory)")
+    options = parser.parse_args()
+    if options.role:
+        role, folder, trials, storage = options.role
+        play(role, Path(folder), int(trials), storage or None)
+        return
+    parts = {
+        "memory": ("Memory over many trials", lambda folder: memory(folder, options.trials)),
+        "kill": ("kill -9", lambda folder: kill(folder, options.kills)),
+        "share": ("Processes that share a study", lambda folder: share(folder, options.shared_trials)),
+    }
+    report = ["# Searches under load", ""]
+    report += [f"Made by `python benchmarks/search.py` on {os.cpu_count()} cores, {platform.system()}, "
+               f"Python {platform.python_version()}; other work was running beside it: load {os.getloadavg()[0]:.1f}."]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.parts.split(","):
+            title, part = parts[name]
+            report += ["", f"## {title}", "", *part(Path(folder))]
+            print("\n".join(report[-12:]), flush=True)
+            REPORT.write_text("\n".join(report) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""A run as one HTML page that needs nothing else: what was measured and pictures in, text out.
+
+Everything that comes in is escaped. A table is a list of rows, the first of them the head.
+"""
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import spiking
+from spiking import summaries
+from spiking.diagnosis import Diagnosis
+from spiking.layers import SpikingSequential
+from spiking.statistics import Analysis
+
+Table = Sequence[Sequence[str]]
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2em auto; max-width: 62em;
+       padding: 0 1em; }
+h1 { font-size: 1.7em; margin-bottom: 0; }
+h2 { font-size: 1.3em; border-bottom: 2px solid #0072b2; margin-top: 2.2em; padding-bottom: .15em; }
+h3 { font-size: 1.05em; margin: 1.6em 0 .4em; }
+p, li { max-width: 48em; }
+.note { color: #555; font-size: .9em; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .88em; font-variant-numeric: tabular-nums; }
+th, td { padding: .22em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th { border-bottom: 1px solid #666; }
+.right, thead .right { text-align: right; white-space: nowrap; }
+tbody tr:nth-child(even) { background: #f6f6f6; }
+figure { margin: 1em 0; }
+img { max-width: 100%; height: auto; }
+a { color: #0072b2; }
+@media print {
+  body { font-size: 10pt; margin: 0; max-width: none; padding: 0; }
+  nav { display: none; }
+  .wide { overflow: visible; }
+  section.encoding { break-before: page; }
+  h2, h3 { break-after: avoid; }
+  tr, figure { break-inside: avoid; }
+  img { max-height: 22cm; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page tells of one encoding.
+
+    Attributes:
+        encoding: its name.
+        metrics: tag -> number or word; those of all encodings go into one table.
+        layers: table of the hidden layers.
+        conversion: table of what became of the ANN's layers.
+        remarks: sentences that come first.
+        errors: table of each layer's error; None without a diagnosis.
+        findings: of the diagnosis, worst first; None without one.
+        figures: caption -> PNG.
+    """
+
+    encoding: str
+    metrics: Mapping[str, Any]
+    layers: Table
+    conversion: Table
+    remarks: Sequence[str] = ()
+    errors: Table | None = None
+    findings: Sequence[str] | None = None
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def section(
+    snn: SpikingSequential,
+    metrics: Mapping[str, Any],
+    analysis: Analysis,
+    diagnosis: Diagnosis | None,
+    figures: Mapping[str, bytes],
+) -> Section:
+    """The section of one converted network.
+
+    Args:
+        snn: the network, which knows its encoding and what became of the ANN's layers.
+        metrics: tag -> number or word.
+        analysis, diagnosis: of the network; the analysis with labels.
+        figures: caption -> PNG.
+    """
+    summary = spiking.get_encoding(snn.encoding).summary
+    became = [(row["layer"], row["type"], row["result"]) for row in snn.report]
+    return Section(
+        encoding=snn.encoding,
+        metrics=metrics,
+        layers=summaries.layer_table(analysis),
+        conversion=[("ANN layer", "type", "became"), *became],
+        remarks=[summary[0].upper() + summary[1:] + ".", summaries.latency_remark(analysis, metrics["ann/eval/test"])],
+        errors=summaries.error_table(diagnosis) if diagnosis else None,
+        findings=[str(finding) for finding in diagnosis.findings] if diagnosis else None,
+        figures=figures,
+    )
+
+
+def render(
+    name: str, sections: Sequence[Section], figures: Mapping[str, bytes], configuration: Mapping[str, Any]
+) -> str:
+    """The page.
+
+    Args:
+        name: of the run.
+        sections: one per encoding.
+        figures: caption -> PNG of what concerns all encodings.
+        configuration: of the run; may be nested.
+    """
+    name = html.escape(str(name))
+    anchors = [(f"encoding-{number}", each) for number, each in enumerate(sections, 1)]
+    links = [f'<a href="#{anchor}">{html.escape(each.encoding)}</a>' for anchor, each in anchors]
+    links += ['<a href="#metrics">all metrics</a>', '<a href="#configuration">configuration</a>']
+    parts = [
+        "<!DOCTYPE html>",
+        f'<html lang="en"><head><meta charset="utf-8"><title>{name}</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>{name}</h1>",
+        f"<nav><p>{' · '.join(links)}</p></nav>",
+        "<section><h2>Encodings compared</h2>",
+        table(summaries.comparison({each.encoding: each.metrics for each in sections})),
+        note("On the test images. Spikes per neuron, synaptic operations and MACs are per image."),
+        pictures(figures),
+        "</section>",
+        *(encoding_section(each, anchor) for anchor, each in anchors),
+        '<section id="metrics"><h2>All metrics</h2>',
+        table(metric_table(sections)),
+        note("Accuracies are shares in [0, 1], energies in joule per image, operations per image."),
+        '</section><section id="configuration"><h2>Configuration</h2>',
+        table([("setting", "value"), *flattened(plain(configuration))], right=False),
+        "</section></body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def encoding_section(section: Section, anchor: str) -> str:
+    """The section of one encoding."""
+    parts = [
+        f'<section class="encoding" id="{html.escape(anchor)}"><h2>{html.escape(section.encoding)}</h2>',
+        *(f"<p>{html.escape(remark)}</p>" for remark in section.remarks),
+        "<h3>Layers</h3>",
+        table(section.layers),
+        note(
+            "Spikes per neuron and image; first spike in time steps, over the neurons that spike; operations per image "
+            "behind the layer. Saturated: as active as the code can tell."
+        ),
+        "<h3>Diagnosis</h3>",
+    ]
+    if section.findings is None:
+        parts.append("<p>Not made.</p>")
+    else:
+        findings = "".join(f"<li>{html.escape(finding)}</li>" for finding in section.findings)
+        parts.append(f"<ol>{findings}</ol>" if findings else "<p>Findings: none.</p>")
+    if section.errors is not None:
+        parts.append(table(section.errors))
+        legend = "Root mean square relative to the ANN's activation, split by cause. Lost: by silent neurons."
+        parts.append(note(legend))
+    parts += ["<h3>Conversion</h3>", table(section.conversion, right=False), pictures(section.figures), "</section>"]
+    return "\n".join(parts)
+
+
+def table(rows: Table, right: bool = True) -> str:
+    """A table; with `right` all columns but the first to the right, as numbers should stand."""
+
+    def row(cells, tag):
+        looks = [' class="right"' if right and number else "" for number in range(len(cells))]
+        cells = [f"<{tag}{look}>{html.escape(str(cell))}</{tag}>" for cell, look in zip(cells, looks, strict=True)]
+        return f"<tr>{''.join(cells)}</tr>"
+
+    head, *body = rows
+    lines = [row(head, "th"), "</thead><tbody>", *(row(cells, "td") for cells in body)]
+    return "\n".join(['<div class="wide"><table><thead>', *lines, "</tbody></table></div>"])
+
+
+def note(text: str) -> str:
+    """Small print."""
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
+def pictures(figures: Mapping[str, bytes]) -> str:
+    """The figures, part of the page itself."""
+    return "\n".join(
+        f'<figure><img alt="{html.escape(caption)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}"></figure>'
+        for caption, png in figures.items()
+    )
+
+
+def metric_table(sections: Sequence[Section]) -> Table:
+    """A row per metric, a column per encoding; a dash where an encoding has none."""
+    tags = dict.fromkeys(tag for section in sections for tag in section.metrics)
+    rows = [(tag, *(written(section.metrics.get(tag)) for section in sections)) for tag in sorted(tags)]
+    return [("metric", *(section.encoding for section in sections)), *rows]
+
+
+def flattened(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    """Nested settings as rows, with the names on the way to each."""
+    rows = []
+    for name, value in settings.items():
+        name = f"{path} / {name}" if path else str(name)
+        if isinstance(value, Mapping) and value:
+            rows += flattened(value, name)
+        elif isinstance(value, list | tuple):
+            rows.append((name, ", ".join(map(written, value)) or "none"))
+        else:
+            rows.append((name, written(value)))
+    return rows
+
+
+def written(value) -> str:
+    """A number with at most six digits that matter, whole ones in full; anything else as it is."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e15
+    return f"{int(value)}" if whole else f"{value:.6g}"
+
+
+def plain(value):
+    """The value in terms of JSON; infinite numbers as "inf" and "-inf", NaN as "nan"."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,0 +1,235 @@
+"""What logs and reports show of a run: analyses and networks in; numbers, curves, histograms and tables out.
+
+Tags are paths, as TensorBoard groups them. A histogram is an array `(bins, 3)` with the rows left edge, right edge,
+count. A table is a list of rows, the first of them the head. Nothing is written here.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from spiking.diagnosis import Diagnosis
+from spiking.latency import latency
+from spiking.layers import SpikingSequential
+from spiking.simulation import RASTERS
+from spiking.statistics import Analysis
+from spiking.synapses import LINEAR, kernels_of
+
+BINS = 60  # at most, in one histogram
+
+# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule.
+ANALYSIS_METRICS = {
+    "snn/spikes_per_neuron": "spikes_per_neuron",
+    "snn/activation_sparsity": "activation_sparsity",
+    "snn/synaptic_operations": "synaptic_operations",
+    "snn/macs": "macs",
+    "snn/neuron_updates": "neuron_updates",
+    "snn/energy": "snn_energy",
+    "ann/macs": "ann_macs",
+    "ann/energy": "ann_energy",
+}
+
+# Tag -> the attribute of `spiking.statistics.LayerStatistics`; curves over the layers.
+LAYER_CURVES = {
+    "snn/no_of_spikes/avg": "spike_mean",
+    "snn/no_of_spikes/var": "spike_var",
+    "snn/timestep_spikes/avg": "first_spike_time_mean",
+    "snn/timestep_spikes/var": "first_spike_time_var",
+    "snn/silent_share": "silent_share",
+    "snn/saturated_share": "saturated_share",
+    "snn/layer_operations": "synaptic_operations",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers and curves
+
+
+def layer_curves(analysis: Analysis) -> dict[str, np.ndarray]:
+    """Tag -> one number per hidden layer; NaN for the spike times of a layer that stays silent."""
+    return {
+        tag: np.array([getattr(layer, name) for layer in analysis.layers], float) for tag, name in LAYER_CURVES.items()
+    }
+
+
+def layer_legend(analysis: Analysis) -> str:
+    """Which layer each point of a curve over the layers stands for."""
+    names = ", ".join(f"{number} = {layer.name}" for number, layer in enumerate(analysis.layers, 1))
+    return f"Step is the number of the layer: {names}."
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Histograms
+
+
+def histogram_of_counts(counts: np.ndarray, first: int = 0) -> np.ndarray:
+    """The histogram of whole numbers, from how often each one occurs; neighbours share a bin where they are many.
+
+    Args:
+        counts: the number k occurs `counts[k]` times.
+        first: numbers below it are left out.
+    """
+    counts = np.asarray(counts)[first:]
+    width = max(1, -(-len(counts) // BINS))
+    bins = np.pad(counts, (0, -len(counts) % width)).reshape(-1, width).sum(axis=1)
+    left = first - 0.5 + width * np.arange(len(bins))
+    return np.stack([left, left + width, bins], axis=1).astype(float)
+
+
+def histogram_of_values(values: np.ndarray) -> np.ndarray:
+    """The histogram of any finite numbers, in bins of equal width."""
+    counts, edges = np.histogram(np.asarray(values, float), bins=BINS)
+    return np.stack([edges[:-1], edges[1:], counts], axis=1)
+
+
+def spike_histograms(analysis: Analysis) -> dict[str, np.ndarray]:
+    """Tag -> spikes per neuron and image, and the time steps of the first spikes (silent neurons left out)."""
+    found = {}
+    for layer in analysis.layers:
+        found[f"snn/no_of_spikes/{layer.name}"] = histogram_of_counts(layer.spike_count_histogram)
+        found[f"snn/spike_timesteps/{layer.name}"] = histogram_of_counts(layer.first_spike_time_histogram, first=1)
+    return found
+
+
+def activity_histograms(activities: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Tag -> activations of both networks, in the ANN's units.
+
+    Args:
+        activities: layer -> (of the ANN, of the SNN), for some images.
+    """
+    return {
+        f"{kind}/activations/{layer}": histogram_of_values(values)
+        for layer, pair in activities.items()
+        for kind, values in zip(("ann", "snn"), pair, strict=True)
+    }
+
+
+def weights_per_layer(ann, snn: SpikingSequential) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Layer -> all entries of its kernels, for both networks; the SNN's after folding and normalisation."""
+    in_ann, in_snn = {}, {}
+    for path, layer in _innermost(ann):
+        if type(layer) in LINEAR and LINEAR[type(layer)].weighted:
+            name = path[-1] if path[-1] not in in_ann else "_".join(path)
+            in_ann[name] = _entries([layer])
+    for layer in snn.layers[1:]:
+        weighted = [each for each in layer.cell.synapse_layers if type(each) in LINEAR and LINEAR[type(each)].weighted]
+        if weighted:
+            in_snn[layer.name] = _entries(weighted)
+    return in_ann, in_snn
+
+
+def weight_histograms(ann, snn: SpikingSequential) -> dict[str, np.ndarray]:
+    """Tag -> the weights of a layer, of both networks."""
+    return {
+        f"{kind}/weights/{name}": histogram_of_values(values)
+        for kind, layers in zip(("ann", "snn"), weights_per_layer(ann, snn), strict=True)
+        for name, values in layers.items()
+    }
+
+
+def _innermost(model, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """(names on the way to it, layer) of all layers that are no models."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _innermost(layer, (*path, layer.name))
+        else:
+            yield (*path, layer.name), layer
+
+
+def _entries(layers: Iterable) -> np.ndarray:
+    return np.concatenate([kernel.ravel() for layer in layers for kernel in kernels_of(layer)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Spikes of one image
+
+
+def rasters(snn: SpikingSequential, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Layer of neurons -> its spikes for one image, `(timesteps, …)`."""
+    recorded = snn.simulate(image[None], (RASTERS,)).rasters
+    return {
+        layer.name: raster.numpy()[:, 0]
+        for layer, raster in zip(snn.hidden_layers, recorded, strict=True)
+        if layer.cell.holds_neurons
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
+    """Table that compares encodings.
+
+    Args:
+        metrics: encoding -> its metrics; those not yet analysed are left out.
+    """
+    head = ("encoding", "ANN / %", "SNN / %", "difference", "time steps", "spikes/neuron", "SNN ops/MACs", "seconds")
+    return [
+        head,
+        *(
+            (
+                encoding,
+                f"{100 * each['ann/eval/test']:.2f}",
+                f"{100 * each['snn/eval/test']:.2f}",
+                f"{100 * each['snn/diff/test']:+.2f}",
+                f"{each['snn/timesteps']}",
+                f"{each['snn/spikes_per_neuron']:.2f}",
+                f"{each['snn/synaptic_operations']:,.0f} / {each['ann/macs']:,.0f}",
+                f"{each['snn/seconds']:.1f}",
+            )
+            for encoding, each in metrics.items()
+            if "snn/synaptic_operations" in each
+        ),
+    ]
+
+
+def layer_table(analysis: Analysis) -> list[tuple[str, ...]]:
+    """Table of the hidden layers: spikes per neuron and image, first spikes in time steps, operations per image."""
+    head = ("layer", "name", "neurons", "spikes", "variance", "first spike", "variance", "silent", "saturated")
+    return [
+        (*head, "operations"),
+        *(
+            (
+                f"{number}",
+                layer.name if layer.holds_neurons else f"{layer.name} (relays)",
+                f"{layer.neurons:,}",
+                f"{layer.spike_mean:.3f}",
+                f"{layer.spike_var:.3f}",
+                _or_dash(layer.first_spike_time_mean, ".1f"),
+                _or_dash(layer.first_spike_time_var, ".1f"),
+                f"{layer.silent_share:.1%}",
+                f"{layer.saturated_share:.1%}",
+                f"{layer.synaptic_operations:,.0f}",
+            )
+            for number, layer in enumerate(analysis.layers, 1)
+        ),
+    ]
+
+
+def error_table(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
+    """Table of the error of each layer of neurons, split by cause; see `spiking.diagnosis`."""
+    parts = ("error", "clipping", "quantisation", "arrival", "input", "lost_share")
+    rows = [(each.name, *(_or_dash(getattr(each, part), ".1%") for part in parts)) for each in diagnosis.layers]
+    return [("layer", *(part.replace("_", " ") for part in parts)), *rows]
+
+
+def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0) -> str:
+    """A sentence on how soon the spiking network is as good as its ANN."""
+    step = latency(analysis.accuracy_per_timestep, ann_accuracy, points)
+    if step is None:
+        return f"It ends more than {points:g} point{'s' * (points != 1)} of accuracy below the ANN."
+    within = f"within {points:g} point{'s' * (points != 1)} of the ANN's accuracy or above it"
+    return f"From time step {step} of {analysis.timesteps} on it stays {within}."
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table as lines of text, all columns to the right, a rule below the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)

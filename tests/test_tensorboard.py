@@ -1,0 +1,299 @@
+"""What a run leaves for TensorBoard, read through the HTTP API of the real server."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import keras
+import numpy as np
+import pytest
+
+import spiking
+from conversion import ann_and_snn_activations_per_layer, conversion_report
+from experiment import Experiment
+from spiking.simulation import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+
+# Keras' TensorBoard callback reads the learning rate by np.array(variable), which NumPy 2 wants to have a copy keyword.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:keras.src.backend.tensorflow.core"
+)
+
+RUN = "tiny run"
+ENCODINGS = [*spiking.ENCODINGS][:1] + [*spiking.ENCODINGS][-1:]  # one with many spikes, one with one at most
+WEIGHTED, HIDDEN = ("maps", "hidden", "scores"), ("maps", "pool", "hidden")
+PATIENCE = 60  # seconds until the server must have read the log; it takes a few
+
+
+def train_tiny(experiment, ds_train, ds_test, force_training=False):
+    model = keras.Sequential(
+        [
+            keras.Input(ds_train[0].shape[1:]),
+            keras.layers.Conv2D(3, 3, activation=experiment.activation, name="maps"),
+            keras.layers.MaxPooling2D(name="pool"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation=experiment.activation, name="hidden"),
+            keras.layers.Dense(3, activation="softmax", name="scores"),
+        ],
+        name="tiny",
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*ds_train, epochs=experiment.epochs, verbose=0, callbacks=list(experiment.callbacks))
+    return model
+
+
+def images(count, seed):
+    """Images of three classes: the brighter third says which."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = random.integers(0, 80, (count, 9, 9, 1), np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        image[3 * label : 3 * label + 3] += 150
+    return pixels, labels
+
+
+class Server:
+    """The HTTP API of a running TensorBoard."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def get(self, path, body=None, **query):
+        """What a route returns; a body makes it a POST request."""
+        address = f"{self.address}data/plugin/{path}"
+        if query:
+            address += "?" + urllib.parse.urlencode(query)
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json"} if data else {})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            content = response.read()
+        return json.loads(content) if response.headers["Content-Type"].startswith("application/json") else content
+
+    def series(self, run, tag):
+        """[(step, value), …] of a scalar."""
+        return [(step, value) for _, step, value in self.get("scalars/scalars", run=run, tag=tag)]
+
+    def histogram(self, run, tag):
+        """The only histogram under a tag, `(bins, 3)`."""
+        ((_, step, bins),) = self.get("histograms/histograms", run=run, tag=tag)
+        assert step == 0
+        return np.array(bins)
+
+
+@contextlib.contextmanager
+def serving(logdir):
+    """Starts `tensorboard --logdir` on a free port of the loopback, and stops it in any case."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1", "--port", "0"]
+    output = logdir.parent / "server.log"
+    with output.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/", output.read_text())):
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+            time.sleep(0.1)
+        yield Server(found[0])
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # the group of this server alone: it has a session of its own
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An experiment, and what its run returned."""
+    folder = tmp_path_factory.mktemp("run")
+    experiment = Experiment(
+        name=RUN,
+        dataset=(images(60, 1), images(30, 2)),
+        training_function=train_tiny,
+        epochs=3,
+        timesteps=8,
+        encoding=ENCODINGS,
+        max_images=25,
+        results_dir=folder / "experiments",
+        tblogs_dir=folder / "tblogs",
+    )
+    return experiment, experiment.run()
+
+
+@pytest.fixture(scope="module")
+def server(run):
+    experiment, _ = run
+    with serving(experiment.tblogs_dir) as server:
+        # The server reads the log in the background; figures are written last.
+        deadline, expected = time.monotonic() + PATIENCE, {f"{RUN}/{encoding}" for encoding in ENCODINGS}
+        while not expected <= {run for run, tags in server.get("images/tags").items() if len(tags) == 3}:
+            assert time.monotonic() < deadline, server.get("images/tags")
+            time.sleep(0.1)
+        yield server
+
+
+@pytest.fixture(scope="module", params=ENCODINGS)
+def encoding(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def spikes(run, encoding):
+    """Layer -> (spike counts, first spike times) of the test images, `(images, …)`, simulated anew."""
+    experiment, _ = run
+    simulation = experiment.results[encoding].snn.simulate(
+        experiment.data.x_test[:25], (SPIKE_COUNTS, FIRST_SPIKE_TIMES)
+    )
+    pairs = zip(simulation.spike_counts, simulation.first_spike_times, strict=True)
+    return dict(zip(HIDDEN, ((counts.numpy(), times.numpy()) for counts, times in pairs), strict=True))
+
+
+def test_a_run_per_encoding_and_the_training(server):
+    assert set(server.get("scalars/tags")) == {
+        *(f"{RUN}/{encoding}" for encoding in ENCODINGS),
+        *(f"{RUN}/ann/{part}" for part in ("train", "validation") if part == "train"),
+    }
+
+
+def test_scalars_are_the_metrics_of_the_run(run, server, encoding):
+    _, metrics = run
+    shown = server.get("scalars/tags")[f"{RUN}/{encoding}"]
+    numbers = {tag: value for tag, value in metrics["per_encoding"][encoding].items() if not isinstance(value, str)}
+    for kind in ("ann/eval", "snn/eval", "snn/diff"):
+        assert {f"{kind}/train", f"{kind}/test"} <= set(numbers)
+    assert {"snn/synaptic_operations", "snn/energy", "ann/energy", "experiment/timesteps"} <= set(numbers)
+    assert set(numbers) <= set(shown)
+    for tag, value in numbers.items():
+        ((step, number),) = server.series(f"{RUN}/{encoding}", tag)
+        if isinstance(value, float) and not np.isfinite(value):
+            number = float(number.replace("Infinity", "inf")) if isinstance(number, str) else number
+        assert (step, number) == (0, pytest.approx(value, rel=1e-6))
+
+
+def test_accuracy_against_the_time_step_is_a_curve(run, server, encoding):
+    experiment, metrics = run
+    curve = server.series(f"{RUN}/{encoding}", "snn/accuracy_per_timestep")
+    snn = experiment.results[encoding].snn
+    assert [step for step, _ in curve] == list(range(1, snn.timesteps + 1))
+    assert curve[-1][1] == pytest.approx(metrics["per_encoding"][encoding]["snn/eval/test"])
+    x, y = experiment.data.x_test[:25], experiment.data.y_test[:25]
+    readouts = snn.simulate(x, ("readouts",)).readouts.numpy()
+    assert [value for _, value in curve] == pytest.approx(np.mean(readouts.argmax(-1) == y, axis=1))
+
+
+def test_spikes_over_the_layers(server, encoding, spikes):
+    run = f"{RUN}/{encoding}"
+    fired = {name: times[times > 0] for name, (_, times) in spikes.items()}
+    assert all(map(np.size, fired.values()))  # or the test looks at nothing
+    for tag, expected in {
+        "snn/no_of_spikes/avg": [counts.mean() for counts, _ in spikes.values()],
+        "snn/no_of_spikes/var": [counts.var() for counts, _ in spikes.values()],
+        "snn/timestep_spikes/avg": [times.mean() for times in fired.values()],
+        "snn/timestep_spikes/var": [times.var() for times in fired.values()],
+        "snn/silent_share": [np.mean(counts == 0) for counts, _ in spikes.values()],
+    }.items():
+        assert server.series(run, tag) == [(n, pytest.approx(v, rel=1e-5)) for n, v in enumerate(expected, 1)], tag
+        assert "1 = maps, 2 = pool, 3 = hidden" in server.get("scalars/tags")[run][tag]["description"]
+
+
+def test_histograms_of_weights(run, server, encoding):
+    experiment, _ = run
+    result = experiment.results[encoding]
+    shown = server.get("histograms/tags")[f"{RUN}/{encoding}"]
+    for kind in ("ann", "snn"):
+        assert {tag for tag in shown if tag.startswith(f"{kind}/weights/")} == {f"{kind}/weights/{n}" for n in WEIGHTED}
+    for name in WEIGHTED:
+        synapse = result.snn.get_layer(name).cell.synapse_layers
+        in_snn = next(layer.kernel for layer in synapse if hasattr(layer, "kernel"))
+        for kind, kernel in (("ann", result.ann.model.get_layer(name).kernel), ("snn", in_snn)):
+            bins, kernel = server.histogram(f"{RUN}/{encoding}", f"{kind}/weights/{name}"), np.asarray(kernel)
+            assert bins[:, 2].sum() == kernel.size
+            assert (bins[0, 0], bins[-1, 1]) == (pytest.approx(kernel.min()), pytest.approx(kernel.max()))
+
+
+def test_histograms_of_spikes(server, encoding, spikes):
+    for name, (counts, times) in spikes.items():
+        for tag, values in ((f"snn/no_of_spikes/{name}", counts), (f"snn/spike_timesteps/{name}", times[times > 0])):
+            bins = server.histogram(f"{RUN}/{encoding}", tag)
+            edges = np.append(bins[:, 0], bins[-1, 1])
+            assert bins[:, 2].tolist() == np.histogram(values, edges)[0].tolist()
+            assert bins[:, 2].sum() == values.size
+
+
+def test_histograms_of_activations(run, server, encoding):
+    experiment, _ = run
+    result = experiment.results[encoding]
+    pairs = ann_and_snn_activations_per_layer(result.ann.model, result.snn, experiment.data.x_test[:25])
+    assert set(pairs) == set(HIDDEN)
+    for name, pair in pairs.items():
+        for kind, values in zip(("ann", "snn"), pair, strict=True):
+            bins = server.histogram(f"{RUN}/{encoding}", f"{kind}/activations/{name}")
+            assert bins[:, 2].sum() == values.size
+            assert bins[-1, 1] == pytest.approx(values.max(), rel=1e-5)
+
+
+def test_texts(run, server, encoding):
+    experiment, _ = run
+    result, route = experiment.results[encoding], {"run": f"{RUN}/{encoding}"}
+
+    def words(tag):
+        (text,) = server.get("text/text", tag=tag, **route)
+        return re.sub(r"&#39;|&quot;|['\"\s]", "", re.sub(r"</?(pre|code)>", "", text["text"]))
+
+    def plain(text):
+        for sign, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+            text = text.replace(sign, name)
+        return re.sub(r"['\"\s]", "", text)
+
+    tags = {"snn/conversion_report", "snn/diagnosis", "snn/layers"}
+    assert set(server.get("text/tags")[route["run"]]) == tags
+    assert words("snn/conversion_report") == plain(conversion_report(result.snn))
+    assert words("snn/diagnosis") == plain(str(result.diagnosis))
+    assert [words("snn/layers").index(name) for name in HIDDEN]
+
+
+def test_images_are_the_figures(run, server, encoding):
+    experiment, _ = run
+    tags = {f"figures/{name}" for name in (f"raster-{encoding}", f"activity-{encoding}", "accuracy_per_timestep")}
+    assert set(server.get("images/tags")[f"{RUN}/{encoding}"]) == tags
+    for tag in tags:
+        (entry,) = server.get("images/images", run=f"{RUN}/{encoding}", tag=tag, sample=0)
+        image = server.get(f"images/individualImage?{entry['query']}")
+        assert image.startswith(b"\x89PNG")
+        assert min(entry["width"], entry["height"]) > 300
+
+
+def test_hparams_compare_the_encodings(run, server):
+    _, metrics = run
+    body = {"experimentName": "", "startIndex": 0, "sliceSize": 100, "colParams": []}
+    body["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = server.get("hparams/experiment", {"experimentName": ""})
+    names = {column["name"] for column in columns["hparamInfos"]}
+    assert {"encoding", "timesteps", "threshold", "norm_percentile", "training_function", "dataset", "seed"} <= names
+    groups = server.get("hparams/session_groups", body)["sessionGroups"]
+    assert {group["hparams"]["encoding"] for group in groups} == set(ENCODINGS)
+    for group in groups:
+        expected = metrics["per_encoding"][group["hparams"]["encoding"]]
+        for name, value in group["hparams"].items():
+            value = float(value) if value == "inf" else value
+            assert value == expected[f"experiment/{name}"]
+        values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        for tag in ("ann/eval/test", "snn/eval/test", "snn/diff/test", "snn/energy", "snn/spikes_per_neuron"):
+            assert values[tag] == pytest.approx(expected[tag], rel=1e-6)
+
+
+def test_the_server_is_stopped_in_any_case(tmp_path):
+    (tmp_path / "tblogs").mkdir()
+    with pytest.raises(ZeroDivisionError), serving(tmp_path / "tblogs") as server:
+        assert server.get("scalars/tags") == {}
+        raise ZeroDivisionError
+    with pytest.raises(urllib.error.URLError):
+        server.get("scalars/tags")
