@@ -757,7 +757,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\nInterrupted. What was finished stays:")
     print(f"\n{summaries.text_table(summaries.comparison(experiment.metrics))}\n")
     print(f"Results:     {experiment.folder.path}, of which report.html shows all")
-    print(f"TensorBoard: {Path(sys.executable).name} -m tensorboard.main --logdir {experiment.tblogs_dir}")
+    print(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {experiment.tblogs_dir}")
     if interrupted:
         sys.exit(130)  # 128 + SIGINT, as shells have it
 

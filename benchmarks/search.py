@@ -46,10 +46,15 @@ def busy(x, n=0, seed=0):
     return {"score": x * (seed % 7 + 1) + n}
 
 
-def quick(x, n=0, seed=0):
+def quick(x, n=0, seed=0, wait=0.05):
     """An objective that waits a little."""
-    time.sleep(0.05)
+    time.sleep(wait)
     return {"score": x * (seed % 7 + 1) + n}
+
+
+def waiting(x, n):
+    """An objective that leaves the cores alone, so that only the storage can slow it down."""
+    return quick(x, n, wait=BUSY_SECONDS)
 
 
 def tiny_experiments(folder: Path, trials: int) -> None:
@@ -85,7 +90,8 @@ def play(role: str, folder: Path, trials: int, storage: str | None) -> None:
     elif role == "repeat":
         RepeatedExperiment(quick, trials // 4, grid={"x": [1, 2], "n": [3, 4]}, folder=folder).run()
     else:
-        search(busy if role == "share" else quick, SPACE, trials, "score", folder=folder, storage=storage)
+        objective = {"kill": quick, "busy": busy, "waiting": waiting}[role]
+        search(objective, SPACE, trials, "score", folder=folder, storage=storage)
 
 
 def start(role: str, folder: Path, trials: int, storage: str = "") -> subprocess.Popen:
@@ -191,8 +197,8 @@ class PostgreSQL:
 
 def share(folder: Path, trials: int) -> list[str]:
     """How do processes share a study?"""
-    lines = ["| storage | processes | trials wanted | counted | trials per second | against one |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    lines = ["| storage | objective | processes | trials wanted | counted | trials per second | against one |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory(prefix="pg") as short:  # the path of a socket is limited to some 100 letters
         Path(short).chmod(0o755)
         with PostgreSQL(Path(short) / "server") as server:
@@ -200,24 +206,28 @@ def share(folder: Path, trials: int) -> list[str]:
             storages["PostgreSQL"] = server
             for name, storage in storages.items():
                 if storage is None:
-                    lines.append(f"| {name} | not installed here | | | | |")
+                    lines.append(f"| {name} | not installed here | | | | | |")
                     continue
-                alone = None
-                for workers in (1, 2, 4):
-                    counted, rate, _ = shared(folder / f"{name}-{workers}", storage, trials, workers, False)
-                    alone = alone or rate
-                    lines.append(f"| {name} | {workers} | {trials} | {counted} | {rate:.2f} | {rate / alone:.2f} |")
-                counted, rate, lost = shared(folder / f"{name}-killed", storage, trials, 2, True)
+                for role in ("busy", "waiting"):
+                    alone = None
+                    for workers in (1, 2, 4):
+                        study = folder / f"{name}-{role}-{workers}"
+                        counted, rate, _ = shared(role, study, storage, trials, workers)
+                        alone = alone or rate
+                        cells = name, role, workers, trials, counted, f"{rate:.2f}", f"{rate / alone:.2f}"
+                        lines.append(f"| {' | '.join(map(str, cells))} |")
+                counted, _, lost = shared("busy", folder / f"{name}-killed", storage, trials, 2, killing=True)
                 note = f"2, one killed midway, {lost} trial failed and replaced"
-                lines.append(f"| {name} | {note} | {trials} | {counted} | {rate:.2f} | {rate / alone:.2f} |")
-    return [f"An objective that computes for {BUSY_SECONDS} s on one core, TPE:", "", *lines]
+                lines.append(f"| {name} | busy | {note} | {trials} | {counted} | | |")
+    text = f"TPE, an objective that takes {BUSY_SECONDS} s and keeps a core busy for that time, or only waits."
+    return [f"{text} Load of the machine at the end, these processes and others: {os.getloadavg()[0]:.1f}.", "", *lines]
 
 
-def shared(folder: Path, storage: str, trials: int, workers: int, killing: bool) -> tuple[int, float, int]:
+def shared(role, folder: Path, storage: str, trials: int, workers: int, killing: bool = False) -> tuple:
     """Runs a study. Returns the trials counted, their rate from the first start to the last end, the trials lost."""
     import optuna
 
-    processes = [start("share", folder, trials, storage) for _ in range(workers)]
+    processes = [start(role, folder, trials, storage) for _ in range(workers)]
     if killing:
         time.sleep(3 + trials * BUSY_SECONDS / 4)
         processes.pop().kill()
@@ -250,15 +260,19 @@ def main() -> None:
         "kill": ("kill -9", lambda folder: kill(folder, options.kills)),
         "share": ("Processes that share a study", lambda folder: share(folder, options.shared_trials)),
     }
+    sections = (REPORT.read_text("utf-8") if REPORT.exists() else "").split("\n## ")[1:]
+    kept = {section.split("\n")[0]: section.partition("\n")[2].strip("\n") for section in sections}
     report = ["# Searches under load", ""]
     report += [f"Made by `python benchmarks/search.py` on {os.cpu_count()} cores, {platform.system()}, "
-               f"Python {platform.python_version()}; other work was running beside it: load {os.getloadavg()[0]:.1f}."]
+               f"Python {platform.python_version()}. Parts can be run one by one."]
     with tempfile.TemporaryDirectory() as folder:
         for name in options.parts.split(","):
             title, part = parts[name]
-            report += ["", f"## {title}", "", *part(Path(folder))]
-            print("\n".join(report[-12:]), flush=True)
-            REPORT.write_text("\n".join(report) + "\n", encoding="utf-8")
+            kept[title] = "\n".join(part(Path(folder)))
+            print(f"## {title}\n\n{kept[title]}\n", flush=True)
+            sections = [f"## {title}\n\n{kept[title]}" for title, _ in parts.values() if title in kept]
+            REPORT.write_text("\n\n".join(["\n".join(report), *sections]) + "\n", encoding="utf-8")
+
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ resident set of a fresh process.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,6 +34,7 @@ RUNS = [
     ("ttfs_exact", 1024),
 ]
 BATCH, IMAGES, REPEATS = 100, 1000, 7
+REPEATS_OF_PASS = 10  # one forward pass is too short to time
 
 
 def networks_and_images():
@@ -42,6 +45,13 @@ def networks_and_images():
     training = ann_training.Training(epochs=3, ann_cache_dir=ROOT / "experiments" / "anns")
     anns = {name: ann_training.train_network(name, training, data.train, data.test) for name in NETWORKS}
     return anns, data
+
+
+def simulate_all(model, batches, again: int) -> None:
+    """All batches through a model, `again` times."""
+    for _ in range(again):
+        for batch in batches:
+            model(batch)
 
 
 def seconds_interleaved(calls: list, repeats: int = REPEATS) -> list[list[float]]:
@@ -72,17 +82,18 @@ def measure_speed() -> list[dict]:
     batches = [tf.constant(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     rows = []
     for name, ann in anns.items():
-        forward = tf.function(lambda x, ann=ann: ann(x, training=False), jit_compile=False)
+        forward = tf.function(functools.partial(ann, training=False), jit_compile=False)
         for encoding, timesteps in RUNS:
             snn = convert_ann_to_snn(ann, data.x_train[:1000], encoding, timesteps)
-            single = encoding == "ttfs_exact"  # as short as the ANN: repeat both alike
+            single = encoding == "ttfs_exact"  # about as short as the ANN's pass: repeat it as often
+            again = REPEATS_OF_PASS if single else 1
             ann_seconds, snn_seconds = seconds_interleaved(
                 [
-                    lambda: [forward(batch) for _ in range(10) for batch in batches],
-                    lambda: [snn.simulate(batch) for _ in range(10 if single else 1) for batch in batches],
+                    functools.partial(simulate_all, forward, batches, REPEATS_OF_PASS),
+                    functools.partial(simulate_all, snn.simulate, batches, again),
                 ]
             )
-            ratio = np.array(snn_seconds) / (10 if single else 1) / (np.array(ann_seconds) / 10)
+            ratio = np.array(snn_seconds) / again / (np.array(ann_seconds) / REPEATS_OF_PASS)
             steps = 1 if single else timesteps
             rows.append(
                 {
@@ -93,7 +104,7 @@ def measure_speed() -> list[dict]:
                     "per_step": float(np.median(ratio) / steps),
                     "least": float(ratio.min() / steps),
                     "most": float(ratio.max() / steps),
-                    "seconds": float(np.median(snn_seconds) / (10 if single else 1)),
+                    "seconds": float(np.median(snn_seconds) / again),
                 }
             )
     return rows
@@ -114,13 +125,31 @@ def measure_memory(encoding: str, timesteps: int) -> dict:
     }
 
 
+def measure_job() -> dict:
+    """Wall seconds and peak MiB of the main job, `python experiment.py`, in an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        job = subprocess.Popen(
+            [sys.executable, ROOT / "experiment.py"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(job.pid, 0)
+    if status:
+        raise RuntimeError(f"The main job failed with status {status}.")
+    return {
+        "wall": time.perf_counter() - start,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "mib": usage.ru_maxrss / 1024,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
 def in_fresh_process(*arguments: str):
     """What this script prints as its last line when called with these arguments."""
     done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def page(speed: list[dict], memory: list[dict]) -> str:
+def page(speed: list[dict], memory: list[dict], job: dict) -> str:
     """docs/PERFORMANCE.md."""
     import keras
     import numpy as np
@@ -152,6 +181,11 @@ def page(speed: list[dict], memory: list[dict]) -> str:
         "| --- | --- | --- |",
         *(f"| {row['encoding']} | {row['timesteps']} | {row['mib']:.0f} |" for row in memory),
     ]
+    lines += [
+        "",
+        f"The main job, `python experiment.py` (training, all encodings, figures, TensorBoard), on {job['cores']} cores: "
+        f"{job['wall']:.0f} s ({job['cpu']:.0f} CPU seconds), peak resident set {job['mib']:.0f} MiB.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -166,11 +200,12 @@ def main() -> None:
         print(json.dumps(measure_memory(args.memory[0], int(args.memory[1]))))
     else:
         speed = in_fresh_process("--speed")
-        encodings = dict.fromkeys(encoding for encoding, _ in RUNS)
         memory = [
-            in_fresh_process("--memory", encoding, str(timesteps)) for encoding in encodings for timesteps in (100, 1000)
+            in_fresh_process("--memory", encoding, str(timesteps))
+            for encoding in dict.fromkeys(encoding for encoding, _ in RUNS)
+            for timesteps in (100, 1000)
         ]
-        PAGE.write_text(page(speed, memory))
+        PAGE.write_text(page(speed, memory, measure_job()))
         print(PAGE.read_text())
 
 

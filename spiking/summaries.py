@@ -187,13 +187,12 @@ def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
 
 def layer_table(analysis: Analysis) -> list[tuple[str, ...]]:
     """Table of the hidden layers: spikes per neuron and image, first spikes in time steps, operations per image."""
-    head = ("layer", "name", "neurons", "spikes", "variance", "first spike", "variance", "silent", "saturated")
+    head = ("layer", "neurons", "spikes", "variance", "first spike", "variance", "silent", "saturated", "operations")
     return [
-        (*head, "operations"),
+        head,
         *(
             (
-                f"{number}",
-                layer.name if layer.holds_neurons else f"{layer.name} (relays)",
+                f"{number} {layer.name}" + ("" if layer.holds_neurons else " (relays)"),
                 f"{layer.neurons:,}",
                 f"{layer.spike_mean:.3f}",
                 f"{layer.spike_var:.3f}",
@@ -225,9 +224,12 @@ def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0)
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table as lines of text, all columns to the right, a rule below the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    """A table as lines of text, all columns but the first to the right, a rule below the head."""
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

@@ -292,7 +292,9 @@ class Draft:
             self.rescaling()
         if self.wants(kl.Normalization, 0.03):
             self.normalization()
-        while self.wants(kl.BatchNormalization, probability):
+        for _ in range(4):
+            if not self.chance(probability):
+                break
             other_axis = not self.waiting and self.spatial and self.chance(0.1)
             arguments = {"axis": self.integer(1, self.spatial)} if other_axis else {}
             arguments |= {"scale": False} if self.chance(0.15) else {}
@@ -603,7 +605,7 @@ def _fill_batch_normalization(layer, rng, x, dyadic):
     axis = layer.axis % x.ndim
     others = tuple(each for each in range(x.ndim) if each != axis)
     mean, variance = x.mean(axis=others), x.var(axis=others)
-    variance = np.where(variance > 1e-4, variance, 1.0)
+    variance = np.where(variance > 0.01, variance, 1.0)  # or it would blow rounding up
     negative, zero = rng.random(mean.shape) < 0.3, rng.random(mean.shape) < 0.1
     if dyadic:
         octave = np.round(np.log2(variance) / 2)
