@@ -220,7 +220,7 @@ Task = Callable[[int, dict, Report | None], Mapping[str, Any]]
 
 def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], report: Report | None = None) -> Record:
     """Runs a trial. Its errors become part of the record; but a missing metric, all others would lack, too."""
-    record, start = {"number": number, "values": values}, time.perf_counter()
+    record, start, known = {"number": number, "values": values}, time.perf_counter(), set(traced_gradients())
     try:
         record["metrics"] = found = {name: plain(value) for name, value in task(number, values, report).items()}
     except Pruned:
@@ -230,6 +230,8 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
         record["error"] = f"{type(error).__name__}: {error}"
     record["seconds"] = time.perf_counter() - start
     if "keras" in sys.modules and record["seconds"] > FREE_SECONDS:
+        for name in [name for name in traced_gradients() if name.startswith("CustomGradient-") and name not in known]:
+            del traced_gradients()[name]
         sys.modules["keras"].backend.clear_session()
         gc.collect()
     for name in metrics if "metrics" in record else ():
@@ -239,6 +241,12 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
         if math.isnan(found[name]):
             record["error"] = f"ValueError: {name} is not a number (NaN)"
     return record
+
+
+def traced_gradients() -> dict:
+    """TensorFlow's registry of gradients: it keeps every graph in which a `tf.custom_gradient` was traced, for ever."""
+    ops = sys.modules.get("tensorflow.python.framework.ops")
+    return ops.gradient_registry._registry if ops else {}
 
 
 def plain(value):
@@ -274,9 +282,8 @@ def function_task(function: Callable, names: Sequence[str], metric: str) -> Task
 
 
 class ExperimentTask:
-    """A trial that is an Experiment with one encoding, without figures and saved SNNs.
-
-    In the folder lie `runs/`, with the trained ANNs in `runs/anns/`, and `tblogs/`, with the hyperparameters.
+    """A trial that is an Experiment with one encoding, without figures and saved SNNs. In the folder lie `runs/`,
+    with the trained ANNs in `runs/anns/`, and `tblogs/`, with the hyperparameters.
 
     Args:
         arguments: of the Experiment, those that are not varied; `names` are those that are.
@@ -300,8 +307,8 @@ class ExperimentTask:
         one = isinstance(arguments.get("encoding", "rate"), str)
         require(one, "A trial has one encoding.", f"{arguments.get('encoding')}", "Vary it, as DiscreteValues.")
         require(0 <= validation < 1, "validation is a share in [0, 1).", f"{validation=}", "0.1 is usual.")
-        quicker = {"disable_training_accuracy": metric.endswith(("/test", "/validation"))}
-        self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **quicker, **arguments}
+        self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **arguments}
+        self.arguments.setdefault("disable_training_accuracy", metric.endswith(("/test", "/validation")))
         self.metric, self.folder, self.validation = metric, folder, validation
         # Wrong arguments shall show now. Options belong to an encoding, which may be among what is varied.
         Experiment(**{name: value for name, value in self.arguments.items() if name != "encoding_options"})
@@ -509,10 +516,9 @@ class SearchResult:
 
     def table(self, limit: int = 10) -> str:
         """The best trials, printable."""
-        lines = [in_a_line(record, self.metrics) for record in self.best[:limit]]
         ends = [ending(record) for record in self.records]
         head = f"{len(ends)} trials, {ends.count('PRUNED')} pruned, {ends.count('FAIL')} failed. Best:"
-        return "\n".join([head, *lines])
+        return "\n".join([head, *(in_a_line(record, self.metrics) for record in self.best[:limit])])
 
     def write(self) -> None:
         """Writes the files of the folder."""
@@ -718,10 +724,6 @@ def run_one(study, trial, task: Task, space, metrics: Sequence[str], seed: int) 
 class RepeatedExperiment:
     """The same experiments several times, with seeds derived from one; resumable as `search` is.
 
-        repeated = RepeatedExperiment({"encoding": "ttfs_exact"}, repetitions=5, timesteps=[8, 64, 8])
-        repeated.run()
-        plotting.repeated_curves(*repeated.curves("snn/eval/test", over="timesteps"), "time steps N", "accuracy")
-
     The folder gets `runs.csv`, a row per run; `summary.csv` and `summary.json`, all numbers of each cell of the grid
     with mean, standard deviation and 95% confidence interval of the mean (Student's t).
 
@@ -789,8 +791,8 @@ class RepeatedExperiment:
         x, order = np.unique(self.axes[over], return_index=True)
         grid = self._numbers(metric).reshape(self.repetitions, *map(len, self.axes.values()))
         lines = np.moveaxis(grid, 1 + list(self.axes).index(over), -1)[..., order].reshape(self.repetitions, -1, len(x))
-        labels = dict.fromkeys(self._label(cell, over) for cell in self.cells)
-        curves = {label: lines[~np.isnan(lines[:, i]).any(axis=1), i] for i, label in enumerate(labels)}
+        labels = enumerate(dict.fromkeys(self._label(cell, over) for cell in self.cells))
+        curves = {label: lines[~np.isnan(lines[:, i]).any(axis=1), i] for i, label in labels}
         return x, {label: whole for label, whole in curves.items() if len(whole)}
 
     def _numbers(self, metric: str) -> np.ndarray:

@@ -237,7 +237,8 @@ def spike_counts_per_layer(spike_counts: Arrays, title: str | None = None) -> Fi
     """
     counts = _flat(spike_counts, "spike_counts")
     limits = [int(np.ceil(array.max())) for array in counts.values()]
-    return _distributions(counts, [limit or max(1, *limits, 1) for limit in limits], "spikes per neuron", title)
+    widest = max(4, *limits, 4)  # where neurons spike once at most, one bar would fill the panel
+    return _distributions(counts, [limit if limit > 1 else widest for limit in limits], "spikes per neuron", title)
 
 
 def first_spike_times_per_layer(
@@ -340,7 +341,8 @@ def accuracy_per_operations(
 
     Args:
         curves: label -> (operations per inference `(n,)`, accuracy `(n,)` in [0, 1]), e.g. after each time
-            step. Points without any operation are left out: the axis is logarithmic.
+            step. Points without any operation are left out, for the axis is logarithmic, and of those at the
+            start, before the accuracy changes for the first time, all but the last.
         ann_accuracy: the ANN's accuracy in [0, 1], a line for reference.
         ann_operations: the ANN's MACs per inference, a star on that line.
     Returns:
@@ -353,7 +355,8 @@ def accuracy_per_operations(
     for number, (label, (operations, accuracy)) in enumerate(_pairs(curves, "curves").items()):
         _array(operations, f"curves[{label!r}][0]", low=0)
         _fractions(accuracy, f"curves[{label!r}][1]")
-        some = operations > 0
+        changed = np.flatnonzero(np.diff(accuracy))
+        some = (operations > 0) & (np.arange(accuracy.size) >= (changed[0] if changed.size else 0))
         drawn += some.sum()
         label = label if some.any() else f"{label} (no operations)"
         axes.plot(operations[some], 100 * accuracy[some], label=label, **_line(number, some.sum()))

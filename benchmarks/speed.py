@@ -183,8 +183,8 @@ def page(speed: list[dict], memory: list[dict], job: dict) -> str:
     ]
     lines += [
         "",
-        f"The main job, `python experiment.py` (training, all encodings, figures, TensorBoard), on {job['cores']} cores: "
-        f"{job['wall']:.0f} s ({job['cpu']:.0f} CPU seconds), peak resident set {job['mib']:.0f} MiB.",
+        f"The main job, `python experiment.py` (training, all encodings, figures, TensorBoard), on {job['cores']} "
+        f"cores: {job['wall']:.0f} s ({job['cpu']:.0f} CPU seconds), peak resident set {job['mib']:.0f} MiB.",
     ]
     return "\n".join(lines) + "\n"
 

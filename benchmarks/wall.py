@@ -92,7 +92,7 @@ def check_folding(network: RandomNetwork) -> dict[str, float]:
     activation, readout.activation = readout.activation, keras.activations.linear
     without_last = network.build(last_activation=False)
     logits = folded.function()(network.images)
-    expected = without_last(network.images, training=False)
+    expected = np.asarray(without_last(network.images, training=False))
     scores = np.asarray(network.ann(network.images, training=False))
     measured = {
         "folding float32": max(
@@ -100,7 +100,7 @@ def check_folding(network: RandomNetwork) -> dict[str, float]:
         )
     }
     images = network.images.astype(np.float64)
-    exact = network.build("float64", last_activation=False)(images, training=False)
+    exact = np.asarray(network.build("float64", last_activation=False)(images, training=False))
     measured["folding float64"] = relative(folded.function("float64")(images) - exact, exact)
     measured["rounding of the ANN"] = relative(expected - exact, exact)
     return measured

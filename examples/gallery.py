@@ -48,9 +48,8 @@ class Run:
 
     def __init__(self, data, encoding: str, seed: int = 0, share: float = 1.0):
         code = spiking.get_encoding(encoding)
-        settings = Training(
-            epochs=EPOCHS, seed=seed, activation=code.hidden_activation(BETA), ann_cache_dir=ROOT / "experiments" / "anns"
-        )
+        activation = code.hidden_activation(BETA)
+        settings = Training(EPOCHS, seed=seed, activation=activation, ann_cache_dir=ROOT / "experiments" / "anns")
         images, labels = data.x_test[:IMAGES], data.y_test[:IMAGES]
         self.encoding = encoding
         self.ann = train_network_lenet5_maxpool(settings, data.train, data.test)
@@ -112,11 +111,11 @@ def figures_of_all(runs: list[Run], shorter: list[Run], images: np.ndarray):
         images: a few.
     """
     first = runs[: len(spiking.ENCODINGS)]
-    anns = {id(run.ann): run for run in reversed(first)}
-    anns = {run.ann_accuracy: run for run in anns.values()}  # a line for each that differs
+    anns = {run.ann_accuracy: run.encoding for run in reversed(first)}  # a line for each that differs
+    references = {encoding: accuracy for accuracy, encoding in anns.items()} if len(anns) > 1 else first[0].ann_accuracy
     curves = {run.encoding: run.analysis.accuracy_per_timestep for run in first}
     yield "accuracy_per_timestep", plotting.accuracy_per_timestep(
-        curves, {run.encoding: run.ann_accuracy for run in anns.values()}, title=f"Accuracy on {IMAGES} test images"
+        curves, references, title=f"Accuracy on {IMAGES} test images"
     )
     yield "accuracy_per_operations", plotting.accuracy_per_operations(
         {run.encoding: (operations_per_timestep(run.snn, images), curves[run.encoding]) for run in first},
@@ -150,7 +149,7 @@ def main() -> None:
     folder = parser.parse_args().to
     data = load_dataset("mnist_sample")
     runs = [Run(data, encoding, seed) for seed in SEEDS for encoding in spiking.ENCODINGS]
-    shorter = [Run(data, encoding, share=0.5) for encoding in spiking.ENCODINGS]
+    shorter = [Run(data, encoding, share=0.75) for encoding in spiking.ENCODINGS]
     few = data.x_test[:FEW]
     for name, figure in figures_of_all(runs, shorter, few):
         print(plotting.save(figure, folder / f"{name}.png"))

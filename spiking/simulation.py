@@ -102,6 +102,21 @@ def pool_ahead(cell: MaxPoolCell, current, state):
     return None if current is None else pool(current), type(state)(*map(pool, state))
 
 
+def known_counts(cells, states) -> list:
+    """Per hidden cell the spikes of each neuron so far, where its state or that of the pooling behind it tells."""
+    counts = []
+    for cell, state, behind, pooled in zip(cells, states, cells[1:], states[1:], strict=False):
+        direct = isinstance(behind, MaxPoolCell) and not behind.synapse_layers
+        told = cell.spike_count(state)
+        counts.append(pooled.received if told is None and direct else told)
+    return counts
+
+
+def passes_averages(cell) -> bool:
+    """Whether the cell emits graded values: a max pooling of pooled averages."""
+    return not cell.holds_neurons and bool(cell.synapse_layers)
+
+
 def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
     """The loop, from the initial states; `first_current` is the first cell's current as a function of the step."""
     hidden = cells[:-1]
@@ -117,7 +132,7 @@ def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
         readouts = tf.TensorArray(dtype, timesteps, element_shape=blank[-1].shape)
 
     # Counts that no state tells are kept in the loop; first spike times always, as steps left at the first spike.
-    counted = [SPIKE_COUNTS in record and c.spike_count(s) is None for c, s in zip(hidden, states, strict=False)]
+    counted = [SPIKE_COUNTS in record and count is None for count in known_counts(cells, states)]
     timed = [FIRST_SPIKE_TIMES in record] * len(hidden)
 
     def zeros(wanted):
@@ -133,7 +148,7 @@ def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
         steps_left = tf.cast(timesteps - t, dtype)
         counts = tuple(count + s if want else () for count, s, want in zip(counts, spikes, counted, strict=False))
         left = tuple(
-            tf.maximum(time, (s if cell.holds_neurons else tf.sign(s)) * steps_left) if want else ()
+            tf.maximum(time, (tf.sign(s) if passes_averages(cell) else s) * steps_left) if want else ()
             for cell, time, s, want in zip(hidden, left, spikes, timed, strict=False)
         )
         rasters = tuple(raster.write(t, s) for raster, s in zip(rasters, spikes, strict=False))
@@ -155,10 +170,8 @@ def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
     )
     rasters = tuple(raster.stack() for raster in rasters)
     if SPIKE_COUNTS in record:
-        counts = tuple(
-            count if want else cell.spike_count(state)
-            for cell, state, count, want in zip(hidden, states, counts, counted, strict=False)
-        )
+        known = known_counts(cells, states)
+        counts = tuple(count if want else told for count, told, want in zip(counts, known, counted, strict=True))
     return Simulation(
         output,
         counts if SPIKE_COUNTS in record else (),

@@ -247,9 +247,10 @@ class SpikeCounter:
 
     def update(self, counts: np.ndarray, times: np.ndarray) -> None:
         """Adds one batch of spike counts and first spike times, both `(batch, *neurons_shape)`."""
-        self.totals += counts.sum(axis=0, dtype=np.float64)
-        self.counts += np.bincount(np.rint(counts).astype(np.int32).ravel(), minlength=len(self.counts))
-        self.times += np.bincount(times.astype(np.int32).ravel(), minlength=len(self.times))
+        self.totals += counts.sum(axis=0)
+        # Straight to bincount's own type, to convert only once; + ½ because pooled averages are graded.
+        for histogram, values in ((self.counts, counts + 0.5), (self.times, times)):
+            histogram += np.bincount(values.astype(np.intp).ravel(), minlength=len(histogram))
 
 
 def _moments(histogram: np.ndarray, first: int = 0) -> tuple[float, float]:

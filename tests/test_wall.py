@@ -26,9 +26,9 @@ from conversion import CONVERTERS, ConversionError, convert_ann_to_snn, read
 from spiking.simulation import RASTERS, READOUTS
 
 SEEDS = range(40)
-# Networks for the limits: at least three layers of neurons, no jumps (a ReLU with a threshold is not continuous), no
-# layers of two or three neurons, whose error falls at this rate from larger N on.
-DEEP_SEEDS = [2, 3, 6, 8, 10, 12]
+# Networks for the limits: at least three layers of neurons, no jumps (a ReLU with a threshold is not continuous), and
+# nine live neurons in each layer: the error of narrower ones falls at this rate too, but from larger N on.
+DEEP_SEEDS = [2, 3, 8, 10, 24, 29, 38]
 
 
 def assert_within_bounds(network, measured):
