@@ -73,8 +73,8 @@ def require(holds, rule: str, received: str, remedy: str) -> None:
 def require_number(name: str, value, kind: type = numbers.Real, least: float = -math.inf) -> None:
     """Raises a ValueError unless the value is a finite number of that kind."""
     fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and value >= least
-    what = "finite number" if kind is numbers.Real else f"whole number of at least {least}"
-    require(fits, f"{name} must be a {what}.", f"{name}={value!r}", "Take such a number.")
+    rule = f"{name} must be a " + ("finite number." if kind is numbers.Real else f"whole number of at least {least}.")
+    require(fits, rule, f"{name}={value!r}", "Take such a number.")
 
 
 # --- Search spaces ---------------------------------------------------------------------------------------------
@@ -304,8 +304,8 @@ class ExperimentTask:
         unknown = (set(arguments) | set(names)) - known
         require(not unknown, "Trials are given arguments of Experiment.", ", ".join(sorted(unknown)),
                 f"Known are {', '.join(sorted(known))}.")
-        one = isinstance(arguments.get("encoding", "rate"), str)
-        require(one, "A trial has one encoding.", f"{arguments.get('encoding')}", "Vary it, as DiscreteValues.")
+        encoding, rule = arguments.get("encoding", "rate"), "A trial has one encoding."
+        require(isinstance(encoding, str), rule, f"{encoding=}", "Vary it, as DiscreteValues.")
         require(0 <= validation < 1, "validation is a share in [0, 1).", f"{validation=}", "0.1 is usual.")
         self.arguments = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs", **arguments}
         self.arguments.setdefault("disable_training_accuracy", metric.endswith(("/test", "/validation")))
@@ -361,8 +361,8 @@ def as_task(objective, names: Sequence[str], metric: str, folder: Path, validati
     """The trials of an objective: a function, or a dict of arguments of an Experiment."""
     if isinstance(objective, Mapping):
         return ExperimentTask(objective, names, metric, folder, validation)
-    rule = "An objective is a function, or a dict of Experiment's arguments and then has validation."
-    require(callable(objective) and not validation, rule, f"{objective!r}, {validation=}", "Split data in a function.")
+    fits, rule = callable(objective) and not validation, "An objective is a function, or Experiment's arguments."
+    require(fits, rule, f"{objective!r}, {validation=}", "Only Experiments have validation.")
     return function_task(objective, names, metric)
 
 
@@ -516,7 +516,7 @@ class SearchResult:
 
     def table(self, limit: int = 10) -> str:
         """The best trials, printable."""
-        ends = [ending(record) for record in self.records]
+        ends = list(map(ending, self.records))
         head = f"{len(ends)} trials, {ends.count('PRUNED')} pruned, {ends.count('FAIL')} failed. Best:"
         return "\n".join([head, *(in_a_line(record, self.metrics) for record in self.best[:limit])])
 
@@ -557,9 +557,8 @@ def search(objective: Callable[..., Any] | Mapping[str, Any], space: Iterable[Op
         validation: see `ExperimentTask`.
     """
     space, metrics = list(space), [metric] if isinstance(metric, str) else list(metric)
-    directions = [direction] if isinstance(direction, str) else list(direction)
+    directions, names = [direction] if isinstance(direction, str) else list(direction), [each.name for each in space]
     directions *= len(metrics) if len(directions) == 1 else 1
-    names = [value.name for value in space]
     require(names and len(set(names)) == len(names), "A space has values, each of a name of its own.", f"{names}",
             "Add or rename some.")
     require(metrics and len(metrics) == len(directions) and set(directions) <= {"maximize", "minimize"},
@@ -591,13 +590,14 @@ def search(objective: Callable[..., Any] | Mapping[str, Any], space: Iterable[Op
 def open_storage(storage: str):
     """The Optuna storage of that name; see `search`."""
     from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     path = Path(storage).expanduser().absolute()
     if "://" not in storage:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix not in (".db", ".sqlite", ".sqlite3"):
-            return JournalStorage(JournalFileBackend(str(path)))
+            lock = JournalFileOpenLock(str(path), grace_period=10)  # seconds, if a killed process leaves it behind
+            return JournalStorage(JournalFileBackend(str(path), lock))
         storage = f"sqlite:///{path}"
     waiting = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
     for _ in range(4):  # two processes that make the tables of a new database at once disturb one another
@@ -636,8 +636,7 @@ def heartbeat(trial) -> Iterator[None]:
             with contextlib.suppress(Exception):  # the trial was taken for dead, or the database is away for a while
                 trial.set_user_attr("beat", time.time())
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
+    (thread := threading.Thread(target=beat, daemon=True)).start()
     try:
         yield
     finally:
@@ -791,9 +790,8 @@ class RepeatedExperiment:
         x, order = np.unique(self.axes[over], return_index=True)
         grid = self._numbers(metric).reshape(self.repetitions, *map(len, self.axes.values()))
         lines = np.moveaxis(grid, 1 + list(self.axes).index(over), -1)[..., order].reshape(self.repetitions, -1, len(x))
-        labels = enumerate(dict.fromkeys(self._label(cell, over) for cell in self.cells))
-        curves = {label: lines[~np.isnan(lines[:, i]).any(axis=1), i] for i, label in labels}
-        return x, {label: whole for label, whole in curves.items() if len(whole)}
+        curves = zip(dict.fromkeys(self._label(cell, over) for cell in self.cells), lines.swapaxes(0, 1), strict=True)
+        return x, {label: each[whole] for label, each in curves if (whole := ~np.isnan(each).any(axis=1)).any()}
 
     def _numbers(self, metric: str) -> np.ndarray:
         """The metric of all runs, `(repetitions, cells)`; NaN where there is none."""
@@ -860,21 +858,21 @@ def parse_vary(text: str) -> OptimizableValue:
 
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
-    continues = "The same command continues a search; with --storage, processes that run it share the search."
-    parser = argparse.ArgumentParser("optimization", description=f"Searches settings of an Experiment. {continues}")
+    about = "Searches settings of an Experiment. The same command continues a search, and shares it, with --storage."
+    parser = argparse.ArgumentParser("optimization", description=about)
     add = parser.add_argument
     for name, argument in {"network": "training_function", "dataset": "dataset", "encoding": "encoding"}.items():
         add(f"--{name}", dest=argument, metavar="NAME", default=argparse.SUPPRESS, help="see experiment.py --help")
     add("--set", metavar="NAME=VALUE", nargs="+", action="extend", default=[], help="other arguments of Experiment")
-    vary = "threshold=1:20:1 (the end is left out), encoding=rate,ttfs, 'norm_percentile=normal(loc=99, scale=1)'"
-    add("--vary", metavar="NAME=VALUES", nargs="+", action="extend", required=True, help=vary)
+    add("--vary", metavar="NAME=VALUES", nargs="+", action="extend", required=True, help="threshold=1:20:1 (without "
+        "the end), encoding=rate,ttfs, 'norm_percentile=uniform(low=95, high=100)', or normal, poisson, beta")
     add("--trials", type=int, default=20, metavar="N", help="of all processes and calls together (default: 20)")
     add("--metric", nargs="+", metavar="NAME", default=["snn/eval/validation"], help="default: snn/eval/validation")
     add("--direction", nargs="+", metavar="WAY", default=["maximize"], help="maximize (default) or minimize, for each")
-    held = "share of the training images on which trials are compared (default: 0.1); 0: test images, snn/eval/test"
-    add("--validation", type=float, default=0.1, metavar="SHARE", help=held)
-    place = "Optuna: a journal file, an SQLite file (.db), or a URL, postgresql://user@host/database"
-    add("--storage", metavar="PLACE", help=f"{place} (default: random search, one process)")
+    add("--validation", type=float, default=0.1, metavar="SHARE", help="of the training images, to compare trials on "
+        "(default: 0.1); 0 compares on the test images, as snn/eval/test")
+    add("--storage", metavar="PLACE", help="of an Optuna study: a journal file, an SQLite file (.db), or a URL such as "
+        "postgresql://user@host/database (default: random search, in one process)")
     add("--folder", default="experiments/search", metavar="DIR", help="default: experiments/search")
     add("--seed", type=int, default=0, metavar="N", help="of the choice of values (default: 0)")
     return parser

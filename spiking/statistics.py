@@ -248,8 +248,7 @@ class SpikeCounter:
     def update(self, counts: np.ndarray, times: np.ndarray) -> None:
         """Adds one batch of spike counts and first spike times, both `(batch, *neurons_shape)`."""
         self.totals += counts.sum(axis=0)
-        # Straight to bincount's own type, to convert only once; + ½ because pooled averages are graded.
-        for histogram, values in ((self.counts, counts + 0.5), (self.times, times)):
+        for histogram, values in ((self.counts, counts + 0.5), (self.times, times)):  # + ½: averages are graded
             histogram += np.bincount(values.astype(np.intp).ravel(), minlength=len(histogram))
 
 

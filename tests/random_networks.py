@@ -267,7 +267,7 @@ class Draft:
             return common | {"filters": units or self.integer(1, 4), "depth_multiplier": self.integer(1, 2)}
         if "Transpose" in name:
             return common | {"filters": units or self.integer(1, 3)}
-        if kind is kl.Conv3D:
+        if kind in (kl.Conv2D, kl.Conv3D):
             self.around_tensorflow(common)
         groups = self.pick([g for g in range(1, channels + 1) if channels % g == 0])
         groups = groups if units is None and self.chance(0.5) else 1
@@ -278,12 +278,13 @@ class Draft:
     def around_tensorflow(self, arguments) -> None:
         """Keeps out of two faults of TensorFlow 2.21 with oneDNN, which the ANN shares.
 
-        On one input channel a strided Conv3D gives wrong values in float32. In a graph, ZeroPadding3D in front of a
-        Conv3D with padding="same" is fused into one with less padding.
+        On one input channel, with a stride along the last axis that leaves one position, Conv2D and Conv3D read memory
+        that is not theirs (float32). In a graph, ZeroPadding3D in front of a Conv3D with padding="same" is fused into
+        one with less padding.
         """
         if self.shape[-1] == 1:
             arguments.pop("strides", None)
-        if any(spec.kind is kl.ZeroPadding3D for spec in self.specs[-3:]):
+        if self.spatial == VOLUME and any(spec.kind is kl.ZeroPadding3D for spec in self.specs[-3:]):
             arguments["padding"] = "valid"
 
     def affine(self, probability: float = 0.35) -> None:
@@ -447,9 +448,10 @@ class Draft:
             if self.waiting and self.chance(0.2):
                 self.max_pool()
         self.rectify()
-        if self.chance(0.3):
-            self.affine()
-        if self.wants(MAXIMUM.get(self.spatial), 0.25):
+        pools = self.wants(MAXIMUM.get(self.spatial), 0.3)
+        if self.chance(0.6 if pools else 0.25):
+            self.affine(0.7 if pools else 0.35)
+        if pools:
             self.max_pool()
             if self.chance(0.1):
                 self.max_pool()

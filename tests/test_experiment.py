@@ -223,7 +223,7 @@ def test_files_of_a_run(finished):
     run = folder / "experiments" / "tiny run"
     figures = {f"figures/{kind}-{encoding}.png" for kind in ("raster", "activity") for encoding in TWO}
     networks = {"ann.keras", *(f"snn-{encoding}.keras" for encoding in TWO)}
-    expected = {"config.json", "metrics.json", "figures/accuracy_per_timestep.png"} | figures | networks
+    expected = {"config.json", "metrics.json", "report.html", "figures/accuracy_per_timestep.png"} | figures | networks
     assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == expected
 
     config = json.loads((run / "config.json").read_text())

@@ -3,6 +3,8 @@
 The bounds stand in `benchmarks.wall.BOUNDS`. What needs many time steps or large N is shown on a few networks.
 """
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from spiking.simulation import RASTERS, READOUTS
 SEEDS = range(40)
 # Networks for the limits: at least three layers of neurons, no jumps (a ReLU with a threshold is not continuous), and
 # nine live neurons in each layer: the error of narrower ones falls at this rate too, but from larger N on.
-DEEP_SEEDS = [2, 3, 8, 10, 24, 29, 38]
+DEEP_SEEDS = [3, 8, 10, 14, 29]
 
 
 def assert_within_bounds(network, measured):
@@ -53,16 +55,13 @@ def test_every_layer_type_comes_up(drafts):
 
 def test_the_difficult_orders_come_up(drafts):
     """BatchNorm first, in a row, and between a max pooling and its ReLU; pooling of the image; dilation, groups, …"""
-    pools, relus = {kl.MaxPooling1D, kl.MaxPooling2D, kl.GlobalMaxPooling2D}, {kl.ReLU, kl.Activation}
-    kinds = [[spec.kind for spec in network.specs] for network in drafts]
-    triples = [triple for row in kinds for triple in zip(row, row[1:], row[2:], strict=False)]
+    letters = {kl.BatchNormalization: "B", kl.ReLU: "R", kl.MaxPooling1D: "P", kl.MaxPooling2D: "P"}
+    rows = ["".join(letters.get(spec.kind, "-") for spec in network.specs) for network in drafts]
     arguments = {
         (key, str(value)) for network in drafts for spec in network.specs for key, value in spec.arguments.items()
     }
-    assert any(row[0] is kl.BatchNormalization for row in kinds)
-    assert any(row[0] in pools for row in kinds)
-    assert any(a is b is kl.BatchNormalization for a, b, _ in triples)
-    assert any(a in pools and b is kl.BatchNormalization and c in relus for a, b, c in triples)
+    for order in ("^B", "^P", "BB", "PB+R", "RB+P", "PP"):
+        assert any(re.search(order, row) for row in rows), order
     assert {("padding", "same"), ("padding", "valid"), ("padding", "causal"), ("use_bias", "False"),
             ("activation", "relu6"), ("activation", "softmax"), ("activation", "sigmoid")} <= arguments  # fmt: skip
     for key in ("strides", "dilation_rate", "groups", "depth_multiplier"):
