@@ -138,9 +138,9 @@ def _batch_normalization(layer, reader):
     scale = scale * np.asarray(layer.gamma, np.float64) if layer.scale else scale
     shift = -mean * scale
     shift = shift + np.asarray(layer.beta, np.float64) if layer.center else shift
-    rank = len(reader.chain.shape) + 1
+    rank = len(reader.shape) + 1
     shape = [mean.size if axis in [each % rank for each in axes] else 1 for axis in range(1, rank)]
-    if mean.size == reader.chain.shape[-1] and axes[0] % rank == rank - 1:
+    if mean.size == reader.shape[-1] and axes[0] % rank == rank - 1:
         shape = shape[-1:]
     reader.affine(layer, scale.reshape(shape), shift.reshape(shape))
 
@@ -167,7 +167,8 @@ def _activation(layer, reader):
 @converts(kl.ReLU)
 def _relu(layer, reader):
     if layer.negative_slope:
-        raise reader.source.refuse(f"negative_slope={float(layer.negative_slope)}", "Spikes stand for values ≥ 0.")
+        slope = float(layer.negative_slope)
+        raise reader.source.refuse(f"negative_slope={slope}", "Spikes stand for values ≥ 0: train with ReLU().")
     if layer.threshold < 0:
         raise reader.source.refuse(f"threshold={float(layer.threshold)}", "It must not be negative.")
     reader.rectify(None if layer.max_value is None else float(layer.max_value), float(layer.threshold))
@@ -175,7 +176,7 @@ def _relu(layer, reader):
 
 @converts(kl.Softmax)
 def _softmax(layer, reader):
-    if layer.axis not in (-1, len(reader.chain.shape)):
+    if layer.axis not in (-1, len(reader.shape)):
         raise reader.source.refuse(f"axis={layer.axis}", "The read-out applies softmax over the last axis.")
     reader.activation(keras.activations.softmax)
 
@@ -224,6 +225,11 @@ def _chain(model, path=()) -> Iterator[tuple[tuple[str, ...], keras.layers.Layer
     """The layers of a model in order, nested models unrolled, each with the names on the way to it."""
     for layer in model.layers if isinstance(model, keras.Sequential) else _functional_chain(model):
         if _is_model(layer):
+            if len(layer.inputs) != 1 or len(layer.outputs) != 1:
+                raise ConversionError(
+                    f"Layer '{layer.name}' ({type(layer).__name__}) cannot be converted: it has {len(layer.inputs)} "
+                    f"inputs and {len(layer.outputs)} outputs. Only plain chains can be converted."
+                )
             yield from _chain(layer, (*path, layer.name))
         else:
             yield (*path, layer.name), layer
@@ -317,7 +323,7 @@ def calibrate(
     ]
     largest = 0.0
     for images in image_batches(calibration, folded.input_shape):
-        largest = max(largest, float(np.abs(images).max()))
+        largest = max(largest, float(np.abs(folded.prepare(images)).max()))
         for histogram, values in zip(histograms, run(images), strict=True):
             if histogram:
                 histogram.update(values.numpy())
@@ -457,12 +463,12 @@ def _check_clamps(folded, code):
 
 
 def _refuse_negative(folded, calibration, encoding):
-    for images in image_batches(calibration, folded.input_shape):
+    for images in map(folded.prepare, image_batches(calibration, folded.input_shape)):
         if images.min() < 0:
             raise ValueError(
                 f"Input spikes of the encoding {encoding!r} stand for intensities, which are not negative. "
-                f"Received: calibration images with values down to {images.min():g}. Shift the data into [0, 1], or "
-                "take a code with input as current."
+                f"Received: calibration images (behind what acts on them) with values down to {images.min():g}. Shift "
+                "the data into [0, 1], or take a code with input as current."
             )
 
 

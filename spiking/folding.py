@@ -88,6 +88,12 @@ class FoldedNetwork:
             shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
         return copied
 
+    def prepare(self, images) -> np.ndarray:
+        """The images as they are coded: behind the layers that act on the image."""
+        for layer in self.preprocessing:
+            images = layer(images)
+        return np.asarray(images)
+
     def function(self, dtype: str = "float32", every_stage: bool = False) -> Callable:
         """The folded network as a `tf.function` from images to scores, or to a list with what each stage gives."""
         key = (dtype, every_stage)
@@ -213,7 +219,7 @@ class Reader:
         self._nothing_final_before()
         self.source.result = "folded into '{stage}'"
         if self.waiting:
-            shape = self._pooled_shape()
+            shape = self.shape
             scale, shift = (self._per_channel(np.broadcast_to(values, shape)) for values in (scale, shift))
             for pool in self.waiting:
                 pool.sign = pool.sign * np.where(scale < 0, -1.0, 1.0)
@@ -237,7 +243,7 @@ class Reader:
         if self.on_image:
             self._act_on_image(layer)
         elif self.waiting or self.chain.weighted:
-            shape = self._pooled_shape()
+            shape = self.shape
             self.waiting.append(WaitingPool(self.source, shape, np.ones(shape[-1])))
         else:
             pending, self.chain.pending = self.chain.pending, None
@@ -314,8 +320,9 @@ class Reader:
         self.image_layers = []
         self.chain = Chain(tuple(layer.compute_output_shape((None, *self.chain.shape)))[1:])
 
-    def _pooled_shape(self) -> tuple[int, ...]:
-        """Shape of the activation behind the poolings that wait."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what the layers read so far give, behind the poolings that wait."""
         shape = self.chain.shape
         for pool in self.waiting:
             shape = tuple(pool.source.layer.compute_output_shape((None, *shape)))[1:]

@@ -522,3 +522,18 @@ def test_converters_are_looked_up_by_exact_type():
     with pytest.raises(ConversionError, match="mine.*Special"):
         read(ann)
     assert all(isinstance(kind, type) for kind in conversion.CONVERTERS)
+
+
+def test_spike_input_is_checked_behind_what_acts_on_the_image():
+    ann = keras.Sequential(
+        [keras.Input((4, 4, 1)), kl.Rescaling(2, -1), kl.MaxPooling2D(), kl.Flatten(), kl.Dense(3)], name="dark"
+    )
+    images = np.random.default_rng(0).uniform(0, 0.5, (8, 4, 4, 1)).astype("float32")
+    for options in ({"encoding": "ttfs_exact", "input_coding": "spikes"}, {"input_coding": "poisson"}):
+        with pytest.raises(ValueError, match="not negative.*Received"):
+            convert_ann_to_snn(ann, images, **options)
+    # with bright images nothing is negative, and the full intensity is that of the image behind the layers
+    bright = 0.5 + images
+    snn = convert_ann_to_snn(ann, bright, "ttfs_exact", 2**12, input_coding="spikes", normalisation="max")
+    np.testing.assert_allclose(snn.predict(bright, verbose=0), ann.predict(bright, verbose=0), atol=2e-3)
+    assert snn.layers[0].scale == pytest.approx(float((2 * bright - 1).max()), abs=0.2)
