@@ -29,7 +29,7 @@ class SpikingInput(keras.layers.Layer):
         super().__init__(**kwargs)
         self.timesteps = check_timesteps(timesteps)
         self.preprocessing = list(preprocessing)
-        # Compiled by XLA the loop is slower on CPUs (docs/PERFORMANCE.md), and `predict` would choose XLA by default.
+        # `predict` would compile with XLA by default, anew for every batch size; on CPUs that made LeNet-5 slower.
         self.supports_jit = False
 
     def build(self, input_shape):
