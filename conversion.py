@@ -8,6 +8,7 @@ neurons, a max pooling, or the read-out. Each ANN layer type has one converter i
 type; what has none is refused before any work.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,19 +19,23 @@ import tensorflow as tf
 from keras import layers as kl
 
 import spiking
-from spiking.calibration import METHODS, Histogram, check_percentile
+from spiking.calibration import Calibration, LayerCalibration, measure
+from spiking.correction import correct
 from spiking.diagnosis import Diagnosis
 from spiking.diagnosis import diagnose as diagnose_layers
-from spiking.encoding import check_choice
 from spiking.folding import ConversionError, FoldedNetwork, Reader
 from spiking.latency import EarlyExit, early_exit
 from spiking.layers import SpikingRNN, SpikingSequential
+from spiking.quantisation import QuantisedReLU
 from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 from spiking.statistics import Analysis, analyse
 
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 100
+
+# What calibration says of the read-out: scores are in the ANN's units.
+READOUT = LayerCalibration("", np.array(1.0), 0.0, 0.0, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,6 +179,14 @@ def _relu(layer, reader):
     reader.rectify(None if layer.max_value is None else float(layer.max_value), float(layer.threshold))
 
 
+@converts(QuantisedReLU)
+def _quantised_relu(layer, reader):
+    ceiling = float(layer.ceiling)
+    if ceiling <= 0:
+        raise reader.source.refuse(f"its trained ceiling is {ceiling:g}", "It must be positive: train anew.")
+    reader.rectify(ceiling, levels=layer.levels)
+
+
 @converts(kl.Softmax)
 def _softmax(layer, reader):
     if layer.axis not in (-1, len(reader.shape)):
@@ -292,52 +305,27 @@ def image_batches(data, input_shape, what: str = "calibration", batch_size: int 
 
 
 def calibrate(
-    folded: FoldedNetwork,
-    calibration,
+    ann,
+    images,
     method: str = "percentile",
     *,
     percentile: float = 99.9,
     per_channel: bool = False,
     levels: int = 100,
-) -> tuple[float, list[np.ndarray]]:
-    """λ of the input and of each hidden stage, from the activations over the calibration images.
+) -> Calibration:
+    """Measures the scale λ of every layer, in one pass and constant memory; print it for a report.
 
     Args:
-        folded: the folded network.
-        calibration: images of the training set, as `image_batches` takes them; read once, in constant memory.
-        method: "percentile", "max" or "mse" (least mean square error of the rounding to `levels`).
-        percentile: in (0, 100].
-        per_channel: λ per channel instead of per layer.
-        levels: number of levels above 0 that a spike train can express.
+        ann: the ANN, or what `read` made of it.
+        images: of the training set, as `image_batches` takes them.
+        method, percentile, per_channel, levels: see `spiking.calibration.measure`.
 
     Returns:
-        The largest |input|, and λ per stage, arrays of shape () or (channels,); the read-out's is 1. Max pooling stages
-        have the λ of the neurons they pool; a channel that stays silent gets the mean of the others, or 1.
+        The scales, which `convert_ann_to_snn` takes in place of the images.
     """
-    check_choice("normalisation", method, METHODS)
-    check_percentile(percentile)
-    run = folded.function(every_stage=True)
-    histograms = [
-        Histogram(stage.output_shape[-1] if per_channel else 1) if stage.holds_neurons else None
-        for stage in folded.stages
-    ]
-    largest = 0.0
-    for images in image_batches(calibration, folded.input_shape):
-        largest = max(largest, float(np.abs(folded.prepare(images)).max()))
-        for histogram, values in zip(histograms, run(images), strict=True):
-            if histogram:
-                histogram.update(values.numpy())
-    scales, current = [], np.array(1.0)
-    for stage, histogram in zip(folded.stages, histograms, strict=True):
-        if histogram:
-            current = histogram.scale(method, percentile, levels)
-            heard = current[current > 0]
-            if not len(heard):
-                logger.warning("Layer '%s' stays silent on all calibration images.", stage.name)
-            current = np.where(current > 0, current, heard.mean() if len(heard) else 1.0)
-            current = current if per_channel else current[0]
-        scales.append(np.asarray(current) if stage is not folded.stages[-1] else np.array(1.0))
-    return largest or 1.0, scales
+    folded = ann if isinstance(ann, FoldedNetwork) else read(ann)
+    batches = image_batches(images, folded.input_shape)
+    return measure(folded, batches, method, percentile=percentile, per_channel=per_channel, levels=levels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -354,6 +342,8 @@ def convert_ann_to_snn(
     norm_percentile: float = 99.9,
     normalisation: str | None = None,
     per_channel: bool | None = None,
+    correction: str | None = None,
+    verbose: int = 0,
     **options,
 ) -> SpikingSequential:
     """Converts an ANN into a spiking network.
@@ -361,7 +351,7 @@ def convert_ann_to_snn(
     Args:
         ann: a built and trained `keras.Sequential`, or a functional model that is a plain chain; it is left as it is.
         calibration: images of the training set that set the scale of every layer: an array, a `tf.data.Dataset`, or a
-            callable returning an iterator of batches.
+            callable returning an iterator of batches; or what `calibrate` returned.
         encoding: name of the temporal code, see `spiking.ENCODINGS`.
         timesteps: number of time steps; `None` for the code's own.
         threshold: firing threshold; `None` for the code's own.
@@ -369,6 +359,10 @@ def convert_ann_to_snn(
         normalisation: how full activity is chosen: "percentile", "max", or "mse" for the least mean square error at
             this number of time steps; `None` for the code's own.
         per_channel: full activity per channel, or per layer; `None` for the code's own.
+        correction: "shifts" or "output" fits away what rounding to time steps does to the network, on the calibration
+            images and without their labels, see `spiking.correction`; for codes that round to nearest. `None` for
+            none.
+        verbose: 1 for a progress bar of the correction.
         **options: further settings of the code, see `spiking.get_encoding(encoding).options`.
 
     Returns:
@@ -381,46 +375,78 @@ def convert_ann_to_snn(
     """
     code = spiking.get_encoding(encoding)
     settings = code.settings(timesteps, threshold, **options)
+    levels = code.rounding_levels(settings)
+    if correction and levels is None:
+        raise ValueError(
+            "A correction is for neurons that round to the nearest level: encoding='ttfs_exact', or 'rate' with "
+            f"initial_potential=0.5. Received: correction={correction!r} with encoding={code.name!r}"
+        )
     folded = read(ann)
     _check_clamps(folded, code)
-    largest, scales = calibrate(
-        folded,
-        calibration,
-        code.normalisation if normalisation is None else normalisation,
-        percentile=norm_percentile,
-        per_channel=code.per_channel if per_channel is None else per_channel,
-        levels=settings["timesteps"],
-    )
-    if not code.signed_input(settings):
-        _refuse_negative(folded, calibration, code.name)
+    if isinstance(calibration, Calibration):
+        found = _check_calibration(calibration, folded, correction)
+    else:
+        found = calibrate(
+            folded,
+            calibration,
+            code.normalisation if normalisation is None else normalisation,
+            percentile=norm_percentile,
+            per_channel=code.per_channel if per_channel is None else per_channel,
+            levels=settings["timesteps"],
+        )
+    if found.input_minimum < 0 and not code.signed_input(settings):
+        raise ValueError(
+            f"Input spikes of the encoding {code.name!r} stand for intensities, which are not negative. Received: "
+            f"calibration images (behind what acts on them) with values down to {found.input_minimum:g}. Shift the "
+            "data into [0, 1], or take a code with input as current."
+        )
+    if correction:
+        batches = functools.partial(image_batches, calibration, folded.input_shape)
+        found = correct(correction, folded, batches, found, levels, code.spike_value(settings), verbose)
     for remark in code.remarks(settings, folded.depth):
         logger.warning("%s: %s", code.name, remark)
-    return assemble(folded, code, settings, largest, scales, name=f"{ann.name}_{code.name}")
+    return assemble(folded, code, settings, found, name=f"{ann.name}_{code.name}")
 
 
-def assemble(folded: FoldedNetwork, code, settings, input_maximum: float, scales, name: str) -> SpikingSequential:
+def _check_calibration(calibration: Calibration, folded: FoldedNetwork, correction) -> Calibration:
+    names = [stage.name for stage in folded.stages if stage.holds_neurons]
+    if [layer.name for layer in calibration.layers] != names:
+        raise ValueError(
+            f"The calibration must be of this ANN, whose layers of neurons are {names}. Received: one of "
+            f"{[layer.name for layer in calibration.layers]}"
+        )
+    if correction:
+        raise ValueError(
+            f"A correction is fitted on images. Received: correction={correction!r} with a finished calibration. Give "
+            "the images instead."
+        )
+    return calibration
+
+
+def assemble(folded: FoldedNetwork, code, settings, calibration: Calibration, name: str) -> SpikingSequential:
     """The spiking network of a folded one.
 
     Args:
         folded: the folded network.
         code: the `Encoding`.
         settings: what `code.settings` returned.
-        input_maximum: the largest |input|.
-        scales: λ per stage, as `calibrate` returns them.
+        calibration: the scales, as `calibrate` returns them.
         name: of the model.
     """
     dtype = keras.config.floatx()
     layers = [keras.Input(folded.input_shape, dtype=dtype)]
-    layers.append(code.input_layer(settings, folded.depth, folded.image_copies(dtype), input_maximum))
-    unit, index, biases, kept = np.array(code.input_value(settings, input_maximum)), 0, {}, []
-    for stage, scale in zip(folded.stages, scales, strict=True):
+    layers.append(code.input_layer(settings, folded.depth, folded.image_copies(dtype), calibration.input_maximum))
+    unit, index, biases, kept = np.array(code.input_value(settings, calibration.input_maximum)), 0, {}, []
+    scale = np.array(1.0)
+    for stage in folded.stages:
         if stage.pool is not None:
             pool = type(stage.pool).from_config({**stage.pool.get_config(), "dtype": dtype})
             cell = code.max_pool(stage.chain.copies(dtype), pool=pool, sign=stage.sign)
         else:
-            if stage.ceiling is not None:  # full activity, θ in units of λ, must not exceed the ceiling
-                scale = np.minimum(scale, stage.ceiling / code.spike_value(settings))
-            chain = stage.chain.rescaled(unit, scale)
+            found = calibration.layers[index] if stage.holds_neurons else READOUT
+            scale = _limited(found.scale, stage, code.spike_value(settings))
+            chain = stage.chain.rescaled(unit, scale / found.gain)
+            chain.bias = chain.bias + found.shift / scale
             kind, bias = chain.compact_bias()
             common = {"synapse": chain.copies(dtype), "bias": kind}
             if stage.holds_neurons:
@@ -437,12 +463,21 @@ def assemble(folded: FoldedNetwork, code, settings, input_maximum: float, scales
         kept.append(np.asarray(scale).tolist())
         layers.append(SpikingRNN(cell, return_sequences=stage is not folded.stages[-1], name=stage.name))
     snn = SpikingSequential(
-        layers, name=name, encoding=code.name, settings=settings, report=folded.report, scales=kept[:-1]
-    )
+        layers, name=name, encoding=code.name, settings=settings, report=folded.report, scales=kept[:-1],
+        calibration=calibration.rows(),
+    )  # fmt: skip
     for cell, bias in biases.items():
         if cell.bias is not None:
             cell.bias.assign(bias)
     return snn
+
+
+def _limited(scale, stage, spike_value: float):
+    """λ such that full activity, θ in units of λ, does not exceed the ANN's ceiling; rounded activations need it so."""
+    if stage.ceiling is None:
+        return scale
+    limit = stage.ceiling / spike_value
+    return np.array(limit) if stage.levels else np.minimum(scale, limit)
 
 
 def _check_clamps(folded, code):
@@ -460,16 +495,6 @@ def _check_clamps(folded, code):
             "none, so their small activations are lost as late spikes.",
             code.name, len(neurons) - len(clamped), len(neurons),
         )  # fmt: skip
-
-
-def _refuse_negative(folded, calibration, encoding):
-    for images in map(folded.prepare, image_batches(calibration, folded.input_shape)):
-        if images.min() < 0:
-            raise ValueError(
-                f"Input spikes of the encoding {encoding!r} stand for intensities, which are not negative. "
-                f"Received: calibration images (behind what acts on them) with values down to {images.min():g}. Shift "
-                "the data into [0, 1], or take a code with input as current."
-            )
 
 
 def conversion_report(snn: SpikingSequential) -> str:

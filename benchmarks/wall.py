@@ -146,14 +146,15 @@ def dyadic_snn(network: RandomNetwork, encoding: str):
     own = SPIKE_INPUT.get(encoding, {}) if network.seed % 3 == 0 else {}
     settings = code.settings(**SETTINGS.get(encoding, {"timesteps": 16}), **own)
     folded = read(network.ann)
-    _, scales = calibrate(folded, network.images, "max", per_channel=network.seed % 2 == 0)
-    powers = []
-    for stage, scale in zip(folded.stages, scales, strict=True):
-        power = 2.0 ** np.round(np.log2(scale))
+    calibration = calibrate(folded, network.images, "max", per_channel=network.seed % 2 == 0)
+    neurons = [stage for stage in folded.stages if stage.holds_neurons]
+    for stage, layer in zip(neurons, calibration.layers, strict=True):
+        layer.scale = 2.0 ** np.round(np.log2(layer.scale))
         if stage.ceiling is not None:  # `assemble` lowers a scale to the ceiling, and 6 is no power of two
-            power = np.minimum(power, 2.0 ** np.floor(np.log2(stage.ceiling / code.spike_value(settings))))
-        powers.append(power)
-    return assemble(folded, code, settings, 1.0, powers, name=f"wall_{encoding}")
+            power = 2.0 ** np.floor(np.log2(stage.ceiling / code.spike_value(settings)))
+            layer.scale = np.minimum(layer.scale, power)
+    calibration.input_maximum = 1.0
+    return assemble(folded, code, settings, calibration, name=f"wall_{encoding}")
 
 
 def stock_stack(snn, images):

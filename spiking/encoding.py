@@ -60,6 +60,8 @@ class Encoding:
         simulate: `(layers, images, record, training) -> Simulation`, see `simulation.py`.
         normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `calibration.py`).
         per_channel: whether λ is chosen per channel by default, or per layer.
+        rounding_levels: `(settings) -> ` N if the activity of a neuron with potential z (in units of full activity) is
+            clip(⌊zN + ½⌋, 0, N)/N, exactly or on average; None if it is something else.
         clamp_options: `(clamp) -> ` keyword arguments of neurons that stay silent up to an activation (ReLU's
             `threshold`), in units of λ, one value per channel; None for codes that cannot.
         needs_clamp: whether the ANN should have been trained with such a ReLU.
@@ -85,6 +87,7 @@ class Encoding:
     signed_input: Callable[[Settings], bool] = lambda settings: True
     normalisation: str = "percentile"
     per_channel: bool = False
+    rounding_levels: Callable[[Settings], int | None] = lambda settings: None
     clamp_options: Callable | None = None
     needs_clamp: bool = False
     hidden_activation: Callable[[float], Any] = lambda beta: "relu"

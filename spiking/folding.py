@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 from spiking.cells import signed_max_pool
+from spiking.quantisation import quantised_relu
 from spiking.synapses import LINEAR, Chain, channel_vector, copy_layer
 
 # Hidden activations that neurons compute, each with its ceiling; and what only the read-out can apply.
@@ -43,6 +44,7 @@ class Stage:
         output_shape: of what the stage gives, without the batch axis.
         ceiling: neurons only: largest activation (ReLU's `max_value`), None for no limit.
         clamp: neurons only: activations up to here are 0 (ReLU's `threshold`).
+        levels: neurons only: steps from 0 to the ceiling to which activations are rounded; None for no rounding.
         pool, sign: max pooling only: the Keras layer, and +1 or −1 per channel (None: all +1).
         activation: the read-out only: the ANN's last activation.
     """
@@ -53,9 +55,17 @@ class Stage:
     holds_neurons: bool = False
     ceiling: float | None = None
     clamp: float = 0.0
+    levels: int | None = None
     pool: keras.layers.Layer | None = None
     sign: np.ndarray | None = None
     activation: Callable = keras.activations.linear
+
+    def rectify(self, x: tf.Tensor) -> tf.Tensor:
+        """The activation of the stage's neurons, shape as `x`."""
+        if self.levels:
+            return quantised_relu(x, tf.constant(self.ceiling, x.dtype), self.levels)
+        x = tf.nn.relu(x) if not self.clamp else tf.where(x > self.clamp, x, 0)
+        return x if self.ceiling is None else tf.minimum(x, tf.constant(self.ceiling, x.dtype))
 
 
 @dataclass
@@ -98,19 +108,28 @@ class FoldedNetwork:
         """The folded network as a `tf.function` from images to scores, or to a list with what each stage gives."""
         key = (dtype, every_stage)
         if key not in self.functions:
-            self.functions[key] = self._function(dtype, every_stage)
+            forward = self.forward(dtype)
+            pick = slice(None) if every_stage else -1
+            self.functions[key] = tf.function(lambda images: forward(images)[pick], reduce_retracing=True)
         return self.functions[key]
 
-    def _function(self, dtype, every_stage):
+    def forward(self, dtype: str = "float32", rectify: Callable | None = None) -> Callable:
+        """The folded network, uncompiled, as a function from images to a list with what each stage gives.
+
+        Args:
+            dtype: of computation and result.
+            rectify: `(index, stage, x) -> ` what the index-th stage that holds neurons makes of W∗x + b; by default
+                the ANN's activation.
+        """
         before = self.image_copies(dtype)
         synapses = [stage.chain.copies(dtype) for stage in self.stages]
         biases = [tf.constant(stage.chain.bias, dtype) for stage in self.stages]
         # A Keras layer casts its input to its own dtype: the ANN's pooling would round to that.
         pools = [stage.pool and copy_layer(stage.pool, stage.chain.shape, dtype) for stage in self.stages]
+        rectify = rectify or (lambda index, stage, x: stage.rectify(x))
 
-        @tf.function(reduce_retracing=True)
         def run(images):
-            x, outputs = tf.cast(images, dtype), []
+            x, outputs, index = tf.cast(images, dtype), [], 0
             for layer in before:
                 x = layer(x)
             for stage, synapse, bias, pool in zip(self.stages, synapses, biases, pools, strict=True):
@@ -118,14 +137,13 @@ class FoldedNetwork:
                     x = layer(x)
                 x = x + bias
                 if stage.holds_neurons:
-                    x = tf.nn.relu(x) if not stage.clamp else tf.where(x > stage.clamp, x, 0)
-                    x = x if stage.ceiling is None else tf.minimum(x, tf.constant(stage.ceiling, dtype))
+                    x, index = rectify(index, stage, x), index + 1
                 elif pool is not None:
                     x = signed_max_pool(pool, x, stage.sign)
                 else:
                     x = stage.activation(x)
                 outputs.append(x)
-            return outputs if every_stage else x
+            return outputs
 
         return run
 
@@ -227,13 +245,14 @@ class Reader:
             self.image_layers.append((layer, self.chain.shape))
         self.chain.affine(*(np.broadcast_to(values, self.chain.shape).copy() for values in (scale, shift)))
 
-    def rectify(self, ceiling: float | None = None, clamp: float = 0.0) -> None:
-        """A ReLU ends a synapse: here are neurons."""
+    def rectify(self, ceiling: float | None = None, clamp: float = 0.0, levels: int | None = None) -> None:
+        """A ReLU ends a synapse: here are neurons. Arguments as the attributes of `Stage`."""
         self._nothing_final_before()
         self.source.result = self.source.result or "threshold of '{stage}'"
         waiting, self.waiting = self.waiting, []
         shape = self.chain.shape
-        self._close(Stage(self._stage_name(), self.chain, shape, holds_neurons=True, ceiling=ceiling, clamp=clamp))
+        limits = {"ceiling": ceiling, "clamp": clamp, "levels": levels}
+        self._close(Stage(self._stage_name(), self.chain, shape, holds_neurons=True, **limits))
         for pool in waiting:
             self._pool_stage(pool.source, Chain(pool.input_shape), pool.sign)
 

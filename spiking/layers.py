@@ -184,9 +184,12 @@ class SpikingSequential(keras.Sequential):
         report: the conversion report, a list of rows (see `conversion.ConversionReport`).
         scales: for each hidden layer the λ by which its activity is multiplied to get the ANN's units: a number, or
             a list with one per channel.
+        calibration: rows of the calibration's report, see `calibration.Calibration.rows`.
     """
 
-    def __init__(self, layers=None, encoding=None, settings=None, report=(), scales=(), **kwargs):
+    def __init__(
+        self, layers=None, encoding=None, settings=None, report=(), scales=(), calibration=(), **kwargs
+    ):
         super().__init__(layers, **kwargs)
         # In an object of its own, because Keras would wrap lists and dicts among a layer's attributes.
         self._description = SimpleNamespace(
@@ -194,6 +197,7 @@ class SpikingSequential(keras.Sequential):
             settings=dict(settings or {}),
             report=[dict(row) for row in report],
             scales=[scale if np.isscalar(scale) else list(scale) for scale in scales],
+            calibration=[dict(row) for row in calibration],
         )
         self._simulations = {}
 
@@ -216,6 +220,11 @@ class SpikingSequential(keras.Sequential):
     def scales(self) -> list:
         """λ of each hidden layer, a number or one per channel."""
         return self._description.scales
+
+    @property
+    def calibration(self) -> list[dict]:
+        """What calibration found, a row per layer of neurons."""
+        return self._description.calibration
 
     @property
     def timesteps(self) -> int:

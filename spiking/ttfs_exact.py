@@ -294,6 +294,7 @@ ENCODING = Encoding(
     options={"input_coding": "current"},
     normalisation="mse",
     per_channel=True,
+    rounding_levels=lambda settings: settings["timesteps"],
     clamp_options=lambda clamp: {"clamp": clamp},
     neuron=LifNeuronCell,
     neuron_conv2d=LifNeuronCellConv2D,

@@ -2,9 +2,11 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
+from conversion import calibrate, convert_ann_to_snn
 from spiking.calibration import BINS_PER_OCTAVE, OCTAVES, Histogram, check_percentile
 
 RNG = np.random.default_rng(0)
@@ -119,3 +121,54 @@ def test_percentile_refused(percent):
 @pytest.mark.parametrize("percent", [100, 99.9, 1e-3, np.float32(50)])
 def test_percentile_accepted(percent):
     assert check_percentile(percent) == float(percent)
+
+
+def test_share_above_counts_whole_bins():
+    histogram = filled([0, 0, 0.5, 1.0, 2.0, 4.0, 4.0, 8.0], batches=2)
+    # powers of two are the lower edges of their bins, so these shares are exact
+    assert histogram.share_above(np.array(2.0)) == 3 / 8
+    assert histogram.share_above(np.array(8.0)) == 0
+    assert filled([[1.0, 8.0], [4.0, 2.0]], channels=2).share_above(np.array([2.0, 4.0])) == 2 / 4
+
+
+@pytest.fixture
+def ann():
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), keras.layers.Dense(6, "relu", name="first"), keras.layers.Dense(3, name="last")]
+    return keras.Sequential(layers)
+
+
+def test_the_report_tells_scales_and_clipping(ann):
+    images = np.random.default_rng(0).normal(0, 1, (1000, 4)).astype("f")
+    activations = np.maximum(images @ np.asarray(ann.layers[0].kernel), 0)
+    calibration = calibrate(ann, images, percentile=90.0)
+    (row,) = calibration.rows()
+    assert row["layer"] == "first" and row["largest_activation"] == pytest.approx(activations.max(), rel=1e-6)
+    assert row["mean_scale"] == pytest.approx(np.percentile(activations, 90), rel=2 * ERROR)
+    assert row["clipped"] == pytest.approx(0.1, abs=0.005) and row["silent_channels"] == 0
+    assert (calibration.images, calibration.input_minimum) == (1000, images.min())
+    text = str(calibration)
+    assert "90% percentile per layer, 1000 images" in text and "first" in text
+
+
+def test_a_finished_calibration_takes_the_place_of_the_images(ann):
+    images = np.random.default_rng(0).normal(0, 1, (300, 4)).astype("f")
+    calibration = calibrate(ann, images, "mse", per_channel=True, levels=16)
+    assert [layer.name for layer in calibration.layers] == ["first"]
+    by_images = convert_ann_to_snn(ann, images, "ttfs_exact", 16)
+    by_calibration = convert_ann_to_snn(ann, calibration, "ttfs_exact", 16)
+    np.testing.assert_array_equal(by_calibration(images), by_images(images))
+    assert by_images.calibration == by_calibration.calibration == calibration.rows()
+
+
+def test_a_calibration_of_another_network_is_refused(ann):
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, "relu", name="odd"), keras.layers.Dense(3)])
+    images = np.ones((3, 4), "f")
+    with pytest.raises(ValueError, match=r"\['first'\].*\['odd'\]"):
+        convert_ann_to_snn(ann, calibrate(other, images))
+
+
+def test_negative_images_are_known_from_the_calibration(ann):
+    calibration = calibrate(ann, np.array([[-0.5, 1, 0, 0]], "f"))
+    with pytest.raises(ValueError, match="down to -0.5"):
+        convert_ann_to_snn(ann, calibration, "rate", input_coding="poisson")

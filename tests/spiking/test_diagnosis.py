@@ -96,10 +96,10 @@ def changed(ann, layer, position, change):
 def with_scale(ann, images, layer, factor):
     """Converted with another λ in one layer."""
     folded, code = conversion.read(ann), rate.ENCODING
-    largest, scales = conversion.calibrate(folded, images)
-    factors = [factor if stage.name == layer else 1 for stage in folded.stages]
-    scales = [scale * own for scale, own in zip(scales, factors, strict=True)]
-    return conversion.assemble(folded, code, code.settings(), largest, scales, name="spoiled")
+    calibration = conversion.calibrate(folded, images)
+    for found in calibration.layers:
+        found.scale = found.scale * (factor if found.name == layer else 1)
+    return conversion.assemble(folded, code, code.settings(), calibration, name="spoiled")
 
 
 @pytest.mark.parametrize("settings", [{}, {"encoding": "ttfs_exact"}, {"initial_potential": 0.5, "timesteps": 60}])

@@ -1,0 +1,121 @@
+"""Corrections: shifts by hand in numpy, the fit of the output by what it must reach, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+
+from conversion import calibrate, convert_ann_to_snn, read
+from spiking.correction import correct
+from spiking.quantisation import QuantisedReLU
+
+LEVELS = 4
+
+
+def make_ann(last="softmax", hidden=keras.layers.ReLU, seed=0):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((5,))]
+    for _ in range(3):
+        layers += [keras.layers.Dense(8), hidden()]
+    ann = keras.Sequential([*layers, keras.layers.Dense(4, activation=last)])
+    rng = np.random.default_rng(seed)
+    for layer in ann.layers[::2]:
+        layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
+    return ann
+
+
+@pytest.fixture(scope="module")
+def ann():
+    return make_ann()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).uniform(-1, 1, (250, 5)).astype("f")  # two batches of 100 and one of 50
+
+
+def rounded(value, scale):
+    return np.clip(np.floor(value * LEVELS / scale + 0.5), 0, LEVELS) * scale / LEVELS
+
+
+def weights(ann):
+    return [(np.asarray(layer.kernel, float), np.asarray(layer.bias, float)) for layer in ann.layers[::2]]
+
+
+def test_shifts_are_the_mean_differences_layer_after_layer(ann, images):
+    calibration = calibrate(ann, images, "mse", per_channel=True, levels=LEVELS)
+    batches = [images[:100], images[100:200], images[200:]]
+    found = correct("shifts", read(ann), lambda: batches, calibration, LEVELS)
+    exact = corrected = images.astype(float)
+    for (kernel, bias), layer in zip(weights(ann)[:-1], found.layers, strict=True):
+        expected, potential = exact @ kernel + bias, corrected @ kernel + bias
+        shift = (expected - potential).mean(axis=0)
+        np.testing.assert_allclose(layer.shift, shift, atol=2e-4)
+        np.testing.assert_allclose(layer.gain, 1, rtol=1e-6)
+        exact, corrected = np.maximum(expected, 0), rounded(potential + shift, layer.scale)
+    assert found.correction == "shifts" and calibration.correction is None
+
+
+def test_gain_and_shift_reach_the_neurons(ann, images):
+    calibration = calibrate(ann, images, "mse", per_channel=True, levels=LEVELS)
+    rng = np.random.default_rng(2)
+    for layer in calibration.layers:
+        layer.gain, layer.shift = rng.uniform(0.8, 1.2, 8), rng.normal(0, 0.05, 8)
+    snn = convert_ann_to_snn(ann, calibration, "ttfs_exact", LEVELS)
+    simulation = snn.simulate(images, ["first_spike_times"])
+    x = images.astype(float)
+    for index, ((kernel, bias), layer) in enumerate(zip(weights(ann)[:-1], calibration.layers, strict=True)):
+        x = rounded(layer.gain * (x @ kernel + bias) + layer.shift, layer.scale)
+        times = simulation.first_spike_times[index].numpy()
+        level = np.where(times > 0, (index + 2) * LEVELS + 1 - times, 0)
+        # a potential on a tie may round either way in float32
+        assert np.mean(level != np.round(x * LEVELS / layer.scale)) < 0.002
+
+
+@pytest.mark.parametrize("last", ["softmax", "sigmoid", "linear"])
+def test_output_comes_nearer_to_the_ann(images, last):
+    ann = make_ann(last)
+    many = np.random.default_rng(3).uniform(-1, 1, (4000, 5)).astype("f")
+    plain, fitted = (
+        convert_ann_to_snn(ann, many, "ttfs_exact", LEVELS, correction=each) for each in (None, "output")
+    )
+    expected = np.asarray(ann(images))
+    errors = [np.mean((np.asarray(snn(images)) - expected) ** 2) for snn in (plain, fitted)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_same_images_same_correction(ann, images):
+    scales = [
+        convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction="output").scales for _ in range(2)
+    ]
+    np.testing.assert_array_equal(*scales)
+
+
+def test_scales_stay_below_the_ceiling(images):
+    ann = make_ann(hidden=lambda: keras.layers.ReLU(max_value=0.3))
+    snn = convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction="output")
+    assert max(max(scale) for scale in snn.scales) <= np.float32(0.3)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"encoding": "ttfs_exact", "correction": "bias"}, "correction must be one of .*'shifts', 'output'"),
+        ({"encoding": "ttfs", "correction": "output"}, "round to the nearest level.*encoding='ttfs'"),
+        ({"encoding": "rate", "correction": "output"}, "initial_potential=0.5"),
+        ({"encoding": "rate", "initial_potential": 0.5, "tau": 9.0, "correction": "output"}, "nearest level"),
+    ],
+)
+def test_refusals(ann, images, settings, message):
+    with pytest.raises(ValueError, match=message):
+        convert_ann_to_snn(ann, images, timesteps=LEVELS, **settings)
+
+
+def test_a_finished_calibration_holds_no_images(ann, images):
+    with pytest.raises(ValueError, match="fitted on images"):
+        convert_ann_to_snn(ann, calibrate(ann, images), "ttfs_exact", LEVELS, correction="output")
+
+
+def test_an_ann_that_rounds_needs_none(images):
+    ann = make_ann(hidden=lambda: QuantisedReLU(LEVELS))
+    with pytest.raises(ValueError, match="needs no correction"):
+        convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction="shifts")

@@ -1,0 +1,105 @@
+"""Rounded activations: values and gradients by hand, saving, and conversion without any error."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conversion import ConversionError, convert_ann_to_snn, read
+from spiking.quantisation import QuantisedReLU, quantised_relu
+
+# N = 4, λ = 2: steps of 0.5, the step n begins at (n − ½)/2.
+VALUES = [(-1.0, 0.0), (0.0, 0.0), (0.24, 0.0), (0.25, 0.5), (0.74, 0.5), (0.75, 1.0), (1.75, 2.0), (9.0, 2.0)]
+
+
+@pytest.mark.parametrize("x, y", VALUES)
+def test_values(x, y):
+    assert quantised_relu(tf.constant(x), tf.constant(2.0), 4).numpy() == y
+
+
+def test_gradients_are_those_of_the_clipped_identity():
+    x, ceiling = tf.constant([-0.5, 0.6, 1.3, 3.0]), tf.constant(2.0)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, ceiling])
+        y = quantised_relu(x, ceiling, 4)
+        parts = tf.unstack(y)
+    np.testing.assert_allclose(tape.gradient(y, x), [0, 1, 1, 0])
+    # y = λ/N·n(xN/λ), rounding as the identity: ∂y/∂λ = n/N − x/λ within, 0 below, 1 above
+    expected = [0, 0.25 - 0.3, 0.75 - 0.65, 1]
+    np.testing.assert_allclose([tape.gradient(part, ceiling) for part in parts], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"levels": 0}, {"levels": 2.5}, {"ceiling": 0.0}, {"ceiling": -1}])
+def test_bad_arguments(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        QuantisedReLU(**wrong)
+
+
+def rounded_ann(seed, levels=8, dyadic=True):
+    """Two convolutions, a pooling, a dense layer; weights and ceilings are powers of two times small whole numbers."""
+    keras.utils.set_random_seed(seed)
+    ann = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3, padding="same"),
+            QuantisedReLU(levels, ceiling=2.0),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(5, 2),
+            QuantisedReLU(levels, ceiling=4.0),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    rng = np.random.default_rng(seed)
+    draw = (lambda w: rng.integers(-8, 9, w.shape) / 16) if dyadic else (lambda w: rng.normal(0, 0.4, w.shape))
+    for layer in ann.layers:
+        if hasattr(layer, "kernel"):
+            layer.set_weights([draw(weight) for weight in layer.get_weights()])
+    return ann
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ttfs_exact_with_as_many_steps_as_levels_is_the_ann(seed):
+    ann = rounded_ann(seed)
+    images = np.random.default_rng(seed).integers(0, 17, (20, 6, 6, 2)).astype("f") / 16
+    snn = convert_ann_to_snn(ann, images, "ttfs_exact", 8)
+    np.testing.assert_array_equal(snn.simulate(images).output, ann(images))
+    assert snn.scales[0] == 2.0 and snn.scales[-1] == 4.0
+
+
+def test_rate_comes_near_with_as_many_steps_as_levels():
+    ann = rounded_ann(1)
+    images = np.random.default_rng(1).integers(0, 17, (20, 6, 6, 2)).astype("f") / 16
+    first = ann.layers[1](ann.layers[0](images))
+    snn = convert_ann_to_snn(ann, images, "rate", 8, initial_potential=0.5)
+    # the first layer sees a constant current: its counts are the levels, exactly
+    counts = snn.simulate(images, ["spike_counts"]).spike_counts[0]
+    np.testing.assert_array_equal(counts * (2.0 / 8), first)
+
+
+def test_folding_keeps_the_rounding():
+    ann = rounded_ann(2, dyadic=False)
+    images = np.random.default_rng(2).uniform(0, 1, (50, 6, 6, 2)).astype("f")
+    near = np.abs(read(ann).function()(images) - ann(images)).max(axis=-1)
+    assert np.mean(near < 1e-5) >= 0.9  # an image on a rounding tie may fall on the other side
+
+
+def test_saved_and_trained(tmp_path):
+    ann = rounded_ann(3, dyadic=False)
+    images = np.random.default_rng(3).uniform(0, 1, (16, 6, 6, 2)).astype("f")
+    ann.compile("adam", "mse")
+    ceiling = ann.layers[1].ceiling
+    before = float(ceiling.numpy())
+    ann.fit(images, np.zeros((16, 3)), epochs=2, verbose=0)
+    assert float(ceiling.numpy()) != before
+    ann.save(tmp_path / "ann.keras")
+    again = keras.models.load_model(tmp_path / "ann.keras")
+    np.testing.assert_array_equal(again(images), ann(images))
+    assert again.layers[1].levels == 8
+
+
+def test_a_ceiling_trained_below_zero_is_refused():
+    ann = rounded_ann(0)
+    ann.layers[1].ceiling.assign(-0.5)
+    with pytest.raises(ConversionError, match="quantised_re_lu.*ceiling is -0.5"):
+        read(ann)
