@@ -299,9 +299,8 @@ def _layer_statistics(layer, counter: SpikeCounter, reached: np.ndarray, samples
 def _input_events(source, coded: bool) -> Callable:
     """`images -> ` events per input unit summed over the batch: its spikes, or 1 where a current is not zero."""
 
-    @tf.function(reduce_retracing=True)
     def analog(images):
-        return tf.reduce_sum(tf.cast(source.preprocess(images) != 0, tf.float64), axis=0)
+        return tf.cast(tf.math.count_nonzero(source.preprocess(images), axis=0), tf.float64)
 
     @tf.function(reduce_retracing=True)
     def spikes(images):
