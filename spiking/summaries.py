@@ -18,7 +18,8 @@ from spiking.synapses import LINEAR, kernels_of
 
 BINS = 60  # at most, in one histogram
 
-# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule.
+# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule. The ANN's
+# effective MACs need the ANN in the analysis.
 ANALYSIS_METRICS = {
     "snn/spikes_per_neuron": "spikes_per_neuron",
     "snn/activation_sparsity": "activation_sparsity",
@@ -27,6 +28,7 @@ ANALYSIS_METRICS = {
     "snn/neuron_updates": "neuron_updates",
     "snn/energy": "snn_energy",
     "ann/macs": "ann_macs",
+    "ann/effective_macs": "ann_effective_macs",
     "ann/energy": "ann_energy",
 }
 

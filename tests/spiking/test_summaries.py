@@ -24,6 +24,7 @@ def analysis(*layers, **changes):
     values = dict(
         samples=1, timesteps=2, layers=list(layers), spikes_per_neuron=1.0, input_spikes=0.0, synaptic_operations=2.0,
         macs=3.0, neuron_updates=4, ann_macs=5, connection_sparsity=0.0, activation_sparsity=0.6, footprint=7,
+        ann_effective_macs=4.0,
         ann_energy=8.0, snn_energy=9.0, accuracy=1.0, accuracy_per_timestep=np.array([0.0, 1.0]),
     )  # fmt: skip
     return Analysis(**{**values, **changes})
