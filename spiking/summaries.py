@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spiking.diagnosis import Diagnosis
+from spiking.diagnosis import PARTS, Diagnosis
 from spiking.latency import latency
 from spiking.layers import SpikingSequential
 from spiking.simulation import RASTERS
@@ -211,9 +211,8 @@ def layer_table(analysis: Analysis) -> list[tuple[str, ...]]:
 
 def error_table(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
     """Table of the error of each layer of neurons, split by cause; see `spiking.diagnosis`."""
-    parts = ("error", "clipping", "quantisation", "arrival", "input", "lost_share")
-    rows = [(each.name, *(_or_dash(getattr(each, part), ".1%") for part in parts)) for each in diagnosis.layers]
-    return [("layer", *(part.replace("_", " ") for part in parts)), *rows]
+    rows = [(each.name, *(_or_dash(getattr(each, part), ".1%") for part in PARTS)) for each in diagnosis.layers]
+    return [("layer", *PARTS), *rows]
 
 
 def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0) -> str:
