@@ -181,8 +181,8 @@ def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
         THRESHOLD: f"Lower threshold={threshold:g} towards {code.threshold:g}, or take more time steps than "
         f"{timesteps}.",
         TIMESTEPS: f"Take about {max(needed, code.timesteps)} time steps.",
-        SCALE: f"Its full activity, {layer.scale:.3g}, is {layer.scale / layer.largest:.2g} times the largest activation: convert "
-        "with a lower norm_percentile, or with calibration images like these.",
+        SCALE: f"Its full activity, {layer.scale:.3g}, is {layer.scale / layer.largest:.2g} times the largest "
+        "activation: convert with a lower norm_percentile, or with calibration images like these.",
     }
     return Finding(
         layer.name, cause, severity,
