@@ -240,8 +240,8 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
     """The faults of the layers of neurons, worst first.
 
     What follows from another fault is left out: uneven arrival behind a layer that speaks too coarsely (few, heavy
-    spikes; a single spike is none the heavier for being rounded), the curve of a code whose threshold or time steps
-    bend it, and clipping no larger than the rounding, which a λ
+    spikes; a single spike is none the heavier for being rounded), the curve of a code where a high threshold or
+    few time steps bend it, and clipping no larger than the rounding, which a λ
     of least square error chooses for few levels.
 
     Args:
@@ -249,6 +249,7 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
         code, settings: of the conversion.
         single_spike: whether a neuron's activity is told by the time of one spike.
     """
+    unusual = settings["threshold"] > code.threshold or settings["timesteps"] < code.timesteps
     found, coarse = [], False
     for layer in layers:
         if not layer.activation:
@@ -260,7 +261,7 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
             found.append(_resolution(layer, code, settings))
             coarse = True
         if layer.arrival > LIMIT and single_spike and layer.scatter <= LIMIT:
-            found += [] if coarse else [_code(layer)]
+            found += [] if coarse and unusual else [_code(layer)]
         elif layer.arrival > LIMIT and (single_spike or not coarse):
             found.append(_arrival(layer, single_spike, settings))
     if not found and layers and layers[-1].error > ACCUMULATED_LIMIT:

@@ -206,6 +206,13 @@ def test_silent_neurons_do_not_hide_premature_arrival():
     assert [each.cause for each in found] == ["timesteps"]
 
 
+def test_lost_neurons_do_not_hide_the_curve_unless_the_settings_bend_it():
+    layer = diagnosis.LayerErrors("a", 1, 1.2, 0.0, 0.01, 1.2, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.13, scatter=0.04)
+    for timesteps, causes in ((None, ["code", "timesteps"]), (60, ["timesteps"])):
+        found = diagnosis.findings([layer], ttfs.ENCODING, ttfs.ENCODING.settings(timesteps), True)
+        assert [each.cause for each in found] == causes
+
+
 def test_a_silent_layer_is_named_whatever_its_inputs_are():
     layer = diagnosis.LayerErrors("a", 1, 1.0, 0.0, 0.01, 0.0, 1.0, 0.0, 0.9, 1, 1, 1, lost=0.02)
     (found,) = diagnosis.findings([layer], ttfs.ENCODING, ttfs.ENCODING.settings(64), True)
