@@ -686,7 +686,7 @@ def snn_accuracy_per_timestep(snn: SpikingSequential, images, labels=None, batch
 
 
 def snn_activation_analysis(
-    snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE
+    snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE, ann=None
 ) -> Analysis:
     """Spikes, first spike times, operations, energy and, with labels, accuracy, in one pass over the images.
 
@@ -695,12 +695,13 @@ def snn_activation_analysis(
         images: array `(images, …)`, or a batched `tf.data.Dataset` of (images, labels); without labels anything that
             `calibration` may be.
         labels: class numbers `(images,)`; None for none, or if the dataset holds them.
+        ann: the ANN it came from, for its effective MACs; None to leave them out.
     """
     if labels is not None or _holds_labels(images):
         batches = labelled_batches(snn, images, labels, batch_size)
     else:
         batches = ((batch, None) for batch in image_batches(images, snn.input_shape[1:], "images", batch_size))
-    return analyse(snn, batches)
+    return analyse(snn, batches, None if ann is None else read(ann))
 
 
 def _holds_labels(data) -> bool:

@@ -326,7 +326,9 @@ class Experiment:
                 "before snn_accuracy(). Call snn_accuracy() first, or run()."
             )
         images, labels = self._evaluation_data()["test"]
-        result.analysis = conversion.snn_activation_analysis(result.snn, images, labels, self.batch_size_snn_eval)
+        result.analysis = conversion.snn_activation_analysis(
+            result.snn, images, labels, self.batch_size_snn_eval, result.ann.model
+        )
         result.metrics |= {tag: float(getattr(result.analysis, name)) for tag, name in ANALYSIS_METRICS.items()}
         return result.analysis
 

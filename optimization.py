@@ -819,9 +819,9 @@ def statistics(values: np.ndarray) -> dict[str, Any]:
     """Number, mean, standard deviation of a sample, and 95% confidence interval of the mean; `None` for too few."""
     found = {"n": len(values), "mean": values.mean() if len(values) else None, "sd": None, "low": None, "high": None}
     if len(values) > 1 and np.isfinite(values).all():
-        from plotting import _confidence_95
+        from plotting import confidence_95
 
-        found["sd"], (found["low"], found["high"]) = values.std(ddof=1), _confidence_95(values)
+        found["sd"], (found["low"], found["high"]) = values.std(ddof=1), confidence_95(values)
     return plain(found)
 
 

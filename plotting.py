@@ -577,7 +577,7 @@ def repeated_curves(
         _check(not log_y or array.min() > 0, log_rule, received, "Use log_y=False.")
         style, repetitions = _line(number, x.size), len(array)
         if repetitions > 1:
-            low, high = _confidence_95(array) if band == "confidence" else (array.min(axis=0), array.max(axis=0))
+            low, high = confidence_95(array) if band == "confidence" else (array.min(axis=0), array.max(axis=0))
             axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
             label = f"{label} ({'95% confidence' if band == 'confidence' else 'min to max'}, n={repetitions})"
         axes.plot(x, array.mean(axis=0), label=label, **style)
@@ -768,7 +768,7 @@ def _subsample(total: int, limit: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(total, limit, replace=False))
 
 
-def _confidence_95(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def confidence_95(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95% confidence interval of the mean over the first axis."""
     n, z = len(array) - 1, 1.959964
     # Beyond the table: Fisher's expansion of t around the normal quantile z.

@@ -5,24 +5,18 @@
 The list was written down before the diagnosis was run on any of them. A fault counts as found if the worst finding
 names an expected cause in an expected layer; a healthy network must give none.
 
-    fault                                                          layer          cause
- 1  norm_percentile=80 for all layers                              any            clipping
- 2  λ of the second convolution divided by 8                       conv2          clipping
- 3  λ of the first dense layer times 20 (an outlier set it)        dense1         scale
- 4  threshold 20 at T = 100, rate                                  any            threshold
- 5  5 time steps, rate                                             any            timesteps
- 6  3 time steps, ttfs_exact                                       any            timesteps
- 7  threshold 80 at T = 120, ttfs                                  any            threshold
- 8  moving variance of the first BatchNorm times 25                bn1            batch_norm
- 9  moving mean of the second BatchNorm shifted by 3 σ             bn2            batch_norm
-10  second dense layer dead (all biases −1000)                     dense2         dead
+They are tried on a LeNet with BatchNorm, trained for three epochs on the embedded digits; the tests try the same ones
+on an untrained network. Makes the table in docs/DIAGNOSIS.md.
 """
 
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,6 +30,8 @@ import spiking  # noqa: E402
 
 NEURONS = ("conv1", "conv2", "dense1", "dense2")
 IMAGES = 300
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "DIAGNOSIS.md"
+BEGIN, END = "<!-- made by benchmarks/diagnosis.py -->", "<!-- end -->"
 
 
 def data():
@@ -84,34 +80,50 @@ def changed(ann, layer, position, change):
 def with_scale(snn, ann, calibration, layer, factor):
     """The SNN assembled with another λ in one layer."""
     code, folded = spiking.get_encoding(snn.encoding), conversion.read(ann)
-    largest, scales = conversion.calibrate(folded, calibration)
-    names = [stage.name for stage in folded.stages]
-    start = names.index(layer)
-    scales[start] = scales[start] * factor
-    if start + 1 < len(names) and folded.stages[start + 1].pool is not None:
-        scales[start + 1] = scales[start]
-    return conversion.assemble(folded, code, snn.settings, largest, scales, name="spoiled")
+    found = conversion.calibrate(folded, calibration)
+    (spoiled,) = [each for each in found.layers if each.name == layer]
+    spoiled.scale = spoiled.scale * factor
+    return conversion.assemble(folded, code, snn.settings, found, name="spoiled")
 
 
-def faults(ann, calibration):
-    """(name, ANN, SNN, expected layers, expected cause) of each planted fault, one after another."""
-    bn1 = changed(ann, "bn1", 3, lambda weights: weights[3] * 25)
-    bn2 = changed(ann, "bn2", 2, lambda weights: weights[2] + 3 * np.sqrt(weights[3]))
-    dead = changed(ann, "dense2", 1, lambda weights: np.full_like(weights[1], -1000))
+class Fault(NamedTuple):
+    """One planted fault.
 
-    def convert(network=ann, encoding="rate", **settings):
-        return conversion.convert_ann_to_snn(network, calibration, encoding, **settings)
+    Attributes:
+        name: what was done.
+        layers: any of these may be named.
+        cause: that must be named.
+        spoil: of the ANN: weights of one layer, (layer, position among its weights, change); None for none.
+        scale: of the conversion: λ of one layer, (layer, factor); None for none.
+        settings: of the conversion.
+    """
 
-    yield "percentile 80 everywhere", ann, convert(norm_percentile=80), NEURONS, "clipping"
-    yield "λ of conv2 / 8", ann, with_scale(convert(), ann, calibration, "conv2", 1 / 8), ("conv2",), "clipping"
-    yield "λ of dense1 × 20", ann, with_scale(convert(), ann, calibration, "dense1", 20), ("dense1",), "scale"
-    yield "threshold 20, rate", ann, convert(threshold=20.0), NEURONS, "threshold"
-    yield "5 steps, rate", ann, convert(timesteps=5), NEURONS, "timesteps"
-    yield "3 steps, ttfs_exact", ann, convert(encoding="ttfs_exact", timesteps=3), NEURONS, "timesteps"
-    yield "threshold 80, ttfs", ann, convert(encoding="ttfs", threshold=80.0), NEURONS, "threshold"
-    yield "variance of bn1 × 25", bn1, convert(bn1), ("bn1",), "batch_norm"
-    yield "mean of bn2 + 3 σ", bn2, convert(bn2), ("bn2",), "batch_norm"
-    yield "dense2 dead", dead, convert(dead), ("dense2",), "dead"
+    name: str
+    layers: tuple[str, ...]
+    cause: str
+    spoil: tuple | None = None
+    scale: tuple | None = None
+    settings: Mapping = MappingProxyType({})
+
+    def networks(self, ann, calibration) -> tuple:
+        """The ANN, spoiled or not, and the SNN made of it."""
+        network = changed(ann, *self.spoil) if self.spoil else ann
+        snn = conversion.convert_ann_to_snn(network, calibration, **self.settings)
+        return network, with_scale(snn, network, calibration, *self.scale) if self.scale else snn
+
+
+FAULTS = (
+    Fault("norm_percentile=80 everywhere", NEURONS, "clipping", settings={"norm_percentile": 80}),
+    Fault("λ of conv2 / 8", ("conv2",), "clipping", scale=("conv2", 1 / 8)),
+    Fault("λ of dense1 × 20, as an outlier sets it", ("dense1",), "scale", scale=("dense1", 20)),
+    Fault("threshold 20 at T = 100, rate", NEURONS, "threshold", settings={"threshold": 20.0}),
+    Fault("5 time steps, rate", NEURONS, "timesteps", settings={"timesteps": 5}),
+    Fault("3 time steps, ttfs_exact", NEURONS, "timesteps", settings={"encoding": "ttfs_exact", "timesteps": 3}),
+    Fault("threshold 80 at T = 120, ttfs", NEURONS, "threshold", settings={"encoding": "ttfs", "threshold": 80.0}),
+    Fault("variance of bn1 × 25", ("bn1",), "batch_norm", spoil=("bn1", 3, lambda w: w[3] * 25)),
+    Fault("mean of bn2 + 3 σ", ("bn2",), "batch_norm", spoil=("bn2", 2, lambda w: w[2] + 3 * np.sqrt(w[3]))),
+    Fault("dense2 dead, its biases −1000", ("dense2",), "dead", spoil=("dense2", 1, lambda w: w[1] * 0 - 1000)),
+)
 
 
 def healthy(ann, calibration):
@@ -120,31 +132,43 @@ def healthy(ann, calibration):
     yield "healthy, ttfs_exact", conversion.convert_ann_to_snn(ann, calibration, "ttfs_exact")
 
 
-def main():
+def row(name: str, expected: str, diagnosis) -> str:
+    """A row of the table: what was done, what is expected, what the worst finding says."""
+    named = f"`{diagnosis.findings[0].layer}`: {diagnosis.findings[0].cause}" if diagnosis.findings else "none"
+    advice = diagnosis.findings[0].advice if diagnosis.findings else ""
+    return f"| {name} | {expected} | {named} | {diagnosis.same_class:.1%} | {advice} |"
+
+
+def write_table(rows: list[str]) -> None:
+    """Puts the table where the page holds the last one."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    head = ["| fault | expected | worst finding | same class | advice |", "| --- | --- | --- | --- | --- |"]
+    PAGE.write_text(before + BEGIN + "\n\n" + "\n".join([*head, *rows]) + "\n\n" + END + rest.split(END)[1])
+
+
+def main() -> int:
     for name in ("conversion", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     start = time.perf_counter()
     x_train, y_train, x_test = data()
     ann = trained(x_train, y_train)
     calibration, images = x_train[:1000], x_test[:IMAGES]
-    details, found, planted = [], 0, 0
-    for name, network, snn, layers, cause in faults(ann, calibration):
-        diagnosis = conversion.diagnose(network, snn, images)
+    rows, found, quiet = [], 0, 0
+    for fault in FAULTS:
+        diagnosis = conversion.diagnose(*fault.networks(ann, calibration), images)
         worst = diagnosis.findings[0] if diagnosis.findings else None
-        right = worst is not None and worst.cause == cause and worst.layer in layers
-        planted, found = planted + 1, found + right
-        print(f"{name:<26} {'found' if right else 'MISSED':<7} {worst}", flush=True)
-        details.append(f"== {name}\n{diagnosis}")
-    quiet = 0
+        found += worst is not None and worst.cause == fault.cause and worst.layer in fault.layers
+        where = "any" if fault.layers == NEURONS else f"`{fault.layers[0]}`"
+        rows.append(row(fault.name, f"{where}: {fault.cause}", diagnosis))
+        print(rows[-1], flush=True)
     for name, snn in healthy(ann, calibration):
         diagnosis = conversion.diagnose(ann, snn, images)
         quiet += not diagnosis.findings
-        print(f"{name:<26} {'none' if not diagnosis.findings else 'FALSE ALARM'}", flush=True)
-        details.append(f"== {name}\n{diagnosis}")
-    print(f"found {found} of {planted}; healthy networks without a finding: {quiet} of 2; "
+        rows.append(row(name, "none", diagnosis))
+        print(rows[-1], flush=True)
+    write_table(rows)
+    print(f"found {found} of {len(FAULTS)}; healthy networks without a finding: {quiet} of 2; "
           f"{time.perf_counter() - start:.0f} s")  # fmt: skip
-    if "--details" in sys.argv:
-        print("\n\n".join(details))
     return 0 if found >= 9 and quiet == 2 else 1
 
 

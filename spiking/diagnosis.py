@@ -1,16 +1,6 @@
 """Why a spiking network differs from its ANN: the error of each layer split by cause, and what to change.
 
-For the neurons of one layer let a be the ANN's activation, s the SNN's activity (both in the ANN's units), r the
-activation the ANN's layer would give for the SNN's own inputs, and Q the rounding to the nearest value that the code
-can express, the largest of which is C. Then, root mean squares over neurons and images, relative to that of a:
-
-    clipping      min(a, C) − a             activations the layer cannot express
-    quantisation  Q(a) − min(a, C)          what rounding to the code's grid costs by itself
-    arrival       s − Q(r)                  inputs that come unevenly or too early; the rest of the local error
-    input         r − a                     accumulated error of the layers before
-    error         s − a
-
-Clipping and quantisation are taken at a and not at r, so that they show in a layer whatever the layers before do.
+How errors are measured and split is told in `layer_errors.py`; here they become findings: causes with advice.
 """
 
 import math
@@ -24,6 +14,7 @@ from keras import layers as kl
 import spiking
 from spiking.encoding import Encoding
 from spiking.folding import FoldedNetwork
+from spiking.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
 from spiking.layers import SpikingSequential
 from spiking.simulation import FIRST_SPIKE_TIMES, SPIKE_COUNTS
 
@@ -35,44 +26,21 @@ SCALE = "scale"
 THRESHOLD = "threshold"
 TIMESTEPS = "timesteps"
 ARRIVAL = "arrival"
+CODE = "code"
 ACCUMULATED = "accumulated"
-CAUSES = (BATCH_NORM, DEAD, CLIPPING, SCALE, THRESHOLD, TIMESTEPS, ARRIVAL, ACCUMULATED)
+CAUSES = (BATCH_NORM, DEAD, CLIPPING, SCALE, THRESHOLD, TIMESTEPS, ARRIVAL, CODE, ACCUMULATED)
 
 # From what size a local error is reported, and the whole error of the last layer, relative to the layer's activation.
 # In networks that keep the ANN's accuracy they are half that or less (benchmarks/diagnosis.py).
 LIMIT = 0.1
 ACCUMULATED_LIMIT = 0.2
+# From what share of lost activation a layer is reported as silent, though its inputs may be too wrong to lose much.
+SILENT_LIMIT = 0.5
+# λ is to blame from this many times the largest activation on; on other images than those of calibration it varies.
+SCALE_LIMIT = 1.5
 # The same for BatchNorm, in standard deviations (of the mean) and as ln of the ratio of standard deviations.
 BATCH_NORM_LIMIT = 0.5
 SMALL_BATCH = 32  # statistics over fewer images say little
-
-
-@dataclass(frozen=True)
-class LayerErrors:
-    """The error of one layer of neurons, split; see the module's docstring.
-
-    Attributes:
-        activation: root mean square of the ANN's activation, in its units.
-        error, clipping, quantisation, arrival, input: root mean squares relative to `activation`; NaN if that is 0.
-        clipped_share: share of all activations that exceed C.
-        lost_share: share of the activation r that belongs to neurons without a spike, Σ r[s = 0] / Σ r.
-        largest: largest activation of the ANN; with λ per channel the root mean square over channels, and so below.
-        ceiling: C, the largest activity the layer can express, in the ANN's units.
-        scale: λ, the activation that the conversion took for full activity.
-    """
-
-    name: str
-    activation: float
-    error: float
-    clipping: float
-    quantisation: float
-    arrival: float
-    input: float
-    clipped_share: float
-    lost_share: float
-    largest: float
-    ceiling: float
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -112,88 +80,13 @@ class Diagnosis:
     findings: list[Finding]
 
     def __str__(self):
-        parts = ("error", "clipping", "quantisation", "arrival", "input", "lost_share")
         width = max([5, *(len(layer.name) for layer in self.layers)])
-        rows = [f"{'layer':<{width}}" + "".join(f"{part:>14}" for part in parts)]
+        rows = [f"{'layer':<{width}}" + "".join(f"{part:>14}" for part in PARTS)]
         for layer in self.layers:
-            rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in parts))
+            rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in PARTS))
         found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
         head = f"{self.images} images, the same class on {self.same_class:.2%}"
         return "\n".join([head, *rows, "Findings, worst first:", *found])
-
-
-def levels(code: Encoding, settings, timesteps: int) -> np.ndarray:
-    """All activities one neuron can express, ascending from 0, in units of λ.
-
-    Args:
-        code, settings: of the conversion; the activity depends on the spike count or on the time of the first spike.
-        timesteps: of the whole simulation.
-    """
-    steps = np.arange(1, timesteps + 1, dtype=np.float32)
-    once = np.ones_like(steps)
-    by_time = np.asarray(code.activity(once, steps, settings))
-    by_count = np.asarray(code.activity(steps, once, settings))
-    return np.unique(np.append(by_count if np.ptp(by_time) == 0 else by_time, 0.0)).astype(np.float64)
-
-
-def _root_mean_square(values) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
-
-
-class LayerErrorSums:
-    """Streams the error of one layer of neurons.
-
-    Args:
-        grid: what `levels` gives.
-        scale: λ, a number or one per channel.
-    """
-
-    def __init__(self, name: str, grid: np.ndarray, scale):
-        self.name, self.grid, self.scale = name, grid, np.asarray(scale, np.float64)
-        self.midpoints = (grid[1:] + grid[:-1]) / 2
-        self.squares = dict.fromkeys(("activation", "error", "clipping", "quantisation", "arrival", "input"), 0.0)
-        self.clipped = self.lost = self.response = self.values = 0
-        self.largest = np.zeros(self.scale.shape)
-
-    def rounded(self, values: np.ndarray) -> np.ndarray:
-        """The nearest values that the layer can express."""
-        return self.grid[np.searchsorted(self.midpoints, values / self.scale)] * self.scale
-
-    def update(self, target: np.ndarray, activity: np.ndarray, response: np.ndarray) -> None:
-        """Adds a batch of a, s and r, each `(batch, …)` in the ANN's units."""
-        target, activity, response = (np.asarray(values, np.float64) for values in (target, activity, response))
-        ceiling = self.grid[-1] * self.scale
-        clipped = np.minimum(target, ceiling)
-        parts = {
-            "activation": target,
-            "error": activity - target,
-            "clipping": clipped - target,
-            "quantisation": self.rounded(target) - clipped,
-            "arrival": activity - self.rounded(response),
-            "input": response - target,
-        }
-        for name, part in parts.items():
-            self.squares[name] += float(np.sum(part**2))
-        self.values += target.size
-        self.clipped += int(np.sum(target > ceiling * (1 + 1e-6)))
-        self.response += float(response.sum())
-        self.lost += float(response[activity == 0].sum())
-        axes = tuple(range(target.ndim - self.largest.ndim))
-        self.largest = np.maximum(self.largest, target.max(axis=axes))
-
-    def result(self) -> LayerErrors:
-        roots = {name: math.sqrt(square / self.values) for name, square in self.squares.items()}
-        size = roots.pop("activation")
-        return LayerErrors(
-            name=self.name,
-            activation=size,
-            **{name: root / size if size else math.nan for name, root in roots.items()},
-            clipped_share=self.clipped / self.values,
-            lost_share=self.lost / self.response if self.response else 0.0,
-            largest=_root_mean_square(self.largest),
-            ceiling=_root_mean_square(self.grid[-1] * self.scale),
-            scale=_root_mean_square(self.scale),
-        )
 
 
 class BatchNormCheck:
@@ -268,28 +161,34 @@ def _clipping(layer: LayerErrors) -> Finding:
     )  # fmt: skip
 
 
+def _coarseness(layer: LayerErrors) -> float:
+    """What too few levels and too little time cost a layer, relative to its activation."""
+    return max(layer.quantisation, layer.lost, layer.lost_share if layer.lost_share > SILENT_LIMIT else 0.0)
+
+
 def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
     """Too few levels where the activations are: which setting is farthest from where it should be?"""
     threshold, timesteps = settings["threshold"], settings["timesteps"]
     farthest = {
         THRESHOLD: threshold / code.threshold,
         TIMESTEPS: code.timesteps / timesteps,
-        SCALE: layer.scale / layer.largest,
+        SCALE: layer.scale / layer.largest / SCALE_LIMIT,
     }
     cause = max(farthest, key=farthest.get) if max(farthest.values()) > 1 else TIMESTEPS
-    severity = max(layer.quantisation, layer.lost_share)  # above the limit, or there were no finding
+    severity = _coarseness(layer)  # above the limit, or there were no finding
     needed = math.ceil(timesteps * severity / LIMIT)
     advice = {
         THRESHOLD: f"Lower threshold={threshold:g} towards {code.threshold:g}, or take more time steps than "
         f"{timesteps}.",
         TIMESTEPS: f"Take about {max(needed, code.timesteps)} time steps.",
-        SCALE: f"Its full activity, {layer.scale:.3g}, is {farthest[SCALE]:.2g} times the largest activation: convert "
-        "with a lower norm_percentile, or with calibration images like these.",
+        SCALE: f"Its full activity, {layer.scale:.3g}, is {layer.scale / layer.largest:.2g} times the largest "
+        "activation: convert with a lower norm_percentile, or with calibration images like these.",
     }
     return Finding(
         layer.name, cause, severity,
         f"Rounding to what threshold={threshold:g} and {timesteps} time steps can express costs "
-        f"{layer.quantisation:.1%}, and {layer.lost_share:.1%} of the activation belongs to neurons that stay silent.",
+        f"{layer.quantisation:.1%}; neurons that stay silent cost {layer.lost:.1%}, {layer.lost_share:.1%} of the "
+        "activation belongs to them.",
         advice[cause],
     )  # fmt: skip
 
@@ -308,14 +207,24 @@ def _arrival(layer: LayerErrors, single_spike: bool, settings) -> Finding:
         advice.append(f"Take more than {settings['timesteps']} time steps, or initial_potential=0.5.")
     return Finding(
         layer.name, ARRIVAL, layer.arrival,
-        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, so they come unevenly or too early.",
+        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, {layer.scatter:.1%} of the activation "
+        "without being consistent, so they come unevenly or too early.",
         " ".join(advice),
+    )  # fmt: skip
+
+
+def _code(layer: LayerErrors) -> Finding:
+    return Finding(
+        layer.name, CODE, layer.arrival,
+        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, but all neurons alike (scatter "
+        f"{layer.scatter:.1%}): the time of its spikes keeps the order of the activations, not their proportion.",
+        "No setting changes it; take a code in proportion to the activation, such as ttfs_exact.",
     )  # fmt: skip
 
 
 def _accumulated(layers: Sequence[LayerErrors], settings) -> Finding:
     """No layer errs much by itself, but together they do: the layer that adds most, and by which part."""
-    parts = ("clipping", "quantisation", "arrival")
+    parts = ("clipping", "quantisation", "lost", "arrival")
     worst = max(layers, key=lambda layer: max(getattr(layer, part) for part in parts))
     part = max(parts, key=lambda part: getattr(worst, part))
     remedy = "raise norm_percentile" if part == CLIPPING else f"take more than {settings['timesteps']} time steps"
@@ -331,13 +240,16 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
     """The faults of the layers of neurons, worst first.
 
     What follows from another fault is left out: uneven arrival behind a layer that speaks too coarsely (few, heavy
-    spikes), and clipping no larger than the rounding, which a λ of least square error chooses for few levels.
+    spikes; a single spike is none the heavier for being rounded), the curve of a code where a high threshold or
+    few time steps bend it, and clipping no larger than the rounding, which a λ
+    of least square error chooses for few levels.
 
     Args:
         layers: in order.
         code, settings: of the conversion.
         single_spike: whether a neuron's activity is told by the time of one spike.
     """
+    unusual = settings["threshold"] > code.threshold or settings["timesteps"] < code.timesteps
     found, coarse = [], False
     for layer in layers:
         if not layer.activation:
@@ -345,10 +257,12 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
             continue
         if layer.clipping > max(LIMIT, layer.quantisation):
             found.append(_clipping(layer))
-        if max(layer.quantisation, layer.lost_share) > LIMIT:
+        if _coarseness(layer) > LIMIT:
             found.append(_resolution(layer, code, settings))
             coarse = True
-        elif layer.arrival > LIMIT and not coarse:
+        if layer.arrival > LIMIT and single_spike and layer.scatter <= LIMIT:
+            found += [] if coarse and unusual else [_code(layer)]
+        elif layer.arrival > LIMIT and (single_spike or not coarse):
             found.append(_arrival(layer, single_spike, settings))
     if not found and layers and layers[-1].error > ACCUMULATED_LIMIT:
         found.append(_accumulated(layers, settings))

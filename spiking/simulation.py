@@ -63,15 +63,16 @@ def simulate_clock(
     batch = tf.shape(images)[0]
     states = [cell.get_initial_state(batch) for cell in cells]
     states[0], first_current = source.start(images, cells[0], states[0])
-    first_records = None
+    first_records, told = None, None
     if not training and can_pool_ahead(source, cells, record):
-        current = first_current(0)
+        current, pool = first_current(0), cells.pop(1)
+        del states[1]
         if record:
-            first_records = cells[0].under_constant(current, states[0], source.timesteps)
-        pooled, states[0] = pool_ahead(cells[1], current, states[0])
+            first_records = counts, times = cells[0].under_constant(current, states[0], source.timesteps)
+            told = signed_max_pool(pool.pool, counts, pool.sign), pooled_times(pool, times, source.timesteps)
+        pooled, states[0] = pool_ahead(pool, current, states[0])
         first_current = lambda t: pooled  # noqa: E731  as the source's own
-        del cells[1], states[1]
-    run = _run(cells, states, first_current, source.timesteps, record)
+    run = _run(cells, states, first_current, source.timesteps, record, told)
     if first_records is None:
         return run
     counts, times = first_records
@@ -88,7 +89,7 @@ def can_pool_ahead(source, cells, record) -> bool:
     right behind them passes what the neuron with the largest current emits: pool the currents, once, instead of the
     spikes in every step.
     """
-    if len(cells) < 2 or not isinstance(cells[1], MaxPoolCell) or cells[1].synapse_layers:
+    if len(cells) < 2 or not pools_directly(cells[1]):
         return False
     return source.constant and cells[0].regular and RASTERS not in record
 
@@ -106,10 +107,20 @@ def known_counts(cells, states) -> list:
     """Per hidden cell the spikes of each neuron so far, where its state or that of the pooling behind it tells."""
     counts = []
     for cell, state, behind, pooled in zip(cells, states, cells[1:], states[1:], strict=False):
-        direct = isinstance(behind, MaxPoolCell) and not behind.synapse_layers
         told = cell.spike_count(state)
-        counts.append(pooled.received if told is None and direct else told)
+        counts.append(pooled.received if told is None and pools_directly(behind) else told)
     return counts
+
+
+def pools_directly(cell) -> bool:
+    """Whether the cell is a max pooling of the spikes before it as they are."""
+    return isinstance(cell, MaxPoolCell) and not cell.synapse_layers
+
+
+def pooled_times(cell: MaxPoolCell, times: tf.Tensor, timesteps: int) -> tf.Tensor:
+    """First spike times behind a max pooling, from those before it (0: none)."""
+    left = signed_max_pool(cell.pool, tf.where(times > 0, timesteps + 1 - times, 0), cell.sign)
+    return tf.where(left > 0, timesteps + 1 - left, 0)
 
 
 def passes_averages(cell) -> bool:
@@ -117,8 +128,13 @@ def passes_averages(cell) -> bool:
     return not cell.holds_neurons and bool(cell.synapse_layers)
 
 
-def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
-    """The loop, from the initial states; `first_current` is the first cell's current as a function of the step."""
+def _run(cells, states, first_current, timesteps: int, record, told=None) -> Simulation:
+    """The loop, from the initial states.
+
+    Args:
+        first_current: the first cell's current as a function of the step.
+        told: spike counts and first spike times of the first cell, where they are known already; None if not.
+    """
     hidden = cells[:-1]
     dtype = cells[-1].compute_dtype
     # The first cell may hold pooled neurons, so shapes come from the states.
@@ -131,9 +147,12 @@ def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
     if READOUTS in record:
         readouts = tf.TensorArray(dtype, timesteps, element_shape=blank[-1].shape)
 
-    # Counts that no state tells are kept in the loop; first spike times always, as steps left at the first spike.
+    # Counts that no state tells are kept in the loop, and first spike times that no pooling tells, these as steps left
+    # at the first spike.
     counted = [SPIKE_COUNTS in record and count is None for count in known_counts(cells, states)]
-    timed = [FIRST_SPIKE_TIMES in record] * len(hidden)
+    timed = [FIRST_SPIKE_TIMES in record and not (n and pools_directly(cell)) for n, cell in enumerate(hidden)]
+    if told is not None:
+        counted[0] = timed[0] = False
 
     def zeros(wanted):
         return tuple(each if want else () for each, want in zip(blank, wanted, strict=False))
@@ -171,11 +190,18 @@ def _run(cells, states, first_current, timesteps: int, record) -> Simulation:
     rasters = tuple(raster.stack() for raster in rasters)
     if SPIKE_COUNTS in record:
         known = known_counts(cells, states)
-        counts = tuple(count if want else told for count, told, want in zip(counts, known, counted, strict=True))
+        known[0] = known[0] if told is None else told[0]
+        counts = tuple(count if want else other for count, other, want in zip(counts, known, counted, strict=True))
+    times = []
+    for number, (cell, steps) in enumerate(zip(hidden, left, strict=True) if FIRST_SPIKE_TIMES in record else ()):
+        if timed[number]:
+            times.append(tf.where(steps > 0, timesteps + 1 - steps, 0))
+        else:
+            times.append(pooled_times(cell, times[-1], timesteps) if number else told[1])
     return Simulation(
         output,
         counts if SPIKE_COUNTS in record else (),
-        tuple(tf.where(steps > 0, timesteps + 1 - steps, 0) for steps in left if FIRST_SPIKE_TIMES in record),
+        tuple(times),
         rasters,
         readouts.stack() if READOUTS in record else (),
     )

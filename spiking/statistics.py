@@ -1,145 +1,27 @@
 """What a simulation measures: spikes, first spike times, operations, energy; over whole data sets, streamed.
 
-Operations follow NeuroBench (Yik et al. 2025, The NeuroBench framework for benchmarking neuromorphic computing
-algorithms and systems): effective accumulates (ACs) for binary inputs, effective multiply-accumulates (MACs) for
-analog ones, zeros skipped; biases, pooling and normalisation are not counted, updates of neurons apart. Connections
-into zero padding do not exist and are not counted, neither for the SNN nor for the ANN.
+How operations are counted is told in `operations.py`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import layers as kl
 
 import spiking
+from spiking.folding import FoldedNetwork
 from spiking.layers import SpikingSequential
+from spiking.operations import EffectiveMacs, connections, fan_out
 from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
-from spiking.synapses import LINEAR, Diagonal, copy_layer, kernels_of
+from spiking.synapses import Diagonal, kernels_of
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
 ENERGY_PER_MAC = 4.6e-12
 ENERGY_PER_AC = 0.9e-12
-
-AVERAGE_POOLING = (kl.AveragePooling1D, kl.AveragePooling2D, kl.AveragePooling3D)
-GLOBAL_AVERAGE_POOLING = (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D)
-SEPARABLE = {
-    kl.SeparableConv1D: (kl.DepthwiseConv1D, kl.Conv1D),
-    kl.SeparableConv2D: (kl.DepthwiseConv2D, kl.Conv2D),
-}
-
-
-class Link(NamedTuple):
-    """A linear layer turned into one that counts connections.
-
-    Attributes:
-        count: `(batch, *input_shape) -> (batch, …)`, float64: each output is the sum over the inputs connected to it.
-        weighted: whether the layer has a kernel.
-        input_shape: without the batch axis.
-    """
-
-    count: Callable
-    weighted: bool
-    input_shape: tuple[int, ...]
-
-
-def _parts(layer) -> list[tuple]:
-    """(layer, kernels) with one kernel each: a separable convolution is a depthwise one, then a pointwise one."""
-    if type(layer) not in SEPARABLE:
-        return [(layer, kernels_of(layer))]
-    config, (depthwise, pointwise) = layer.get_config(), kernels_of(layer)
-    shared = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
-    first, second = SEPARABLE[type(layer)]
-    return [
-        (first(use_bias=False, **{key: config[key] for key in shared}), [depthwise]),
-        (second(config["filters"], 1, use_bias=False), [pointwise]),
-    ]
-
-
-def _sum_pooling(layer) -> Callable:
-    """The sum over each window of an average pooling; the channels go into the batch."""
-    window = tf.ones((*layer.pool_size, 1, 1), tf.float64)
-
-    def pool(x):
-        channels = x.shape[-1]
-        x = tf.reshape(tf.stack(tf.unstack(x, axis=-1)), (-1, *x.shape[1:-1], 1))
-        x = tf.nn.convolution(x, window, strides=layer.strides, padding=layer.padding.upper())
-        return tf.stack(tf.split(x[..., 0], channels), axis=-1)
-
-    return pool
-
-
-def links(synapse: Sequence, input_shape: tuple[int, ...], dense: bool = False) -> Iterator[Link]:
-    """The layers of a synapse as layers that count connections.
-
-    Args:
-        synapse: linear Keras layers, in order, as in `SpikingCell.synapse_layers`.
-        input_shape: of what enters the first, without the batch axis.
-        dense: count the weights that are zero, too.
-    """
-    shape = tuple(input_shape)
-    for layer in synapse:
-        for part, kernels in _parts(layer):
-            weighted = type(part) in LINEAR and LINEAR[type(part)].weighted
-            if isinstance(part, Diagonal):
-                count = tf.identity
-            elif isinstance(part, AVERAGE_POOLING):
-                count = _sum_pooling(part)
-            elif isinstance(part, GLOBAL_AVERAGE_POOLING):
-                axes, keep = list(range(1, len(shape))), part.keepdims
-                count = lambda x, axes=axes, keep=keep: tf.reduce_sum(x, axes, keepdims=keep)  # noqa: E731
-            else:
-                count = copy_layer(part, shape, "float64", [np.ones_like(k) if dense else k != 0 for k in kernels])
-            yield Link(count, weighted, shape)
-            shape = tuple(part.compute_output_shape((None, *shape)))[1:]
-
-
-def _reached(chain: Sequence[Link]) -> np.ndarray:
-    """How many outputs of the chain each of its inputs reaches: the gradient of their sum, float64."""
-    x = tf.zeros((1, *chain[0].input_shape), tf.float64)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = x
-        for link in chain:
-            y = link.count(y)
-        total = tf.reduce_sum(y)
-    return tape.gradient(total, x).numpy()[0]
-
-
-def fan_out(synapse: Sequence, input_shape: tuple[int, ...], dense: bool = False) -> np.ndarray:
-    """The number of synapses that one spike of each input unit takes effect through.
-
-    They are those of the synapse's first kernel; behind it the values are analog and are counted by `connections`. A
-    pooling on the way is not counted itself, but a spike enters every window it lies in.
-
-    Args:
-        synapse: linear Keras layers, in order, as in `SpikingCell.synapse_layers`.
-        input_shape: of what enters the first, without the batch axis.
-        dense: count the weights that are zero, too.
-
-    Returns:
-        Float64 array of shape `input_shape`; zeros where the synapse has no kernel (pooling costs nothing).
-    """
-    chain = []
-    for link in links(synapse, input_shape, dense):
-        chain.append(link)
-        if link.weighted:
-            return _reached(chain)
-    return np.zeros(input_shape)
-
-
-def connections(synapse: Sequence, input_shape: tuple[int, ...], dense: bool = False) -> list[int]:
-    """The number of connections through each kernel of a synapse, which are its MACs for a dense analog input.
-
-    Args: as of `fan_out`.
-    """
-    return [int(_reached([link]).sum()) for link in links(synapse, input_shape, dense) if link.weighted]
-
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -189,8 +71,9 @@ class Analysis:
         synaptic_operations: effective ACs, Σ spikes × fan-out, those of input spikes included.
         macs: MACs of the SNN: those of an analog input (pixels that are 0 skipped; once, since the current is
             constant or a single event), and those of second kernels in one synapse, in every time step.
-        neuron_updates: neurons × time steps, the read-out's included. Not part of the energy.
-        ann_macs: MACs of the ANN, dense.
+        neuron_updates: neurons × time steps, the read-out's included: what a simulation by the clock does. Not part of
+            the energy. NeuroBench's membrane updates leave out those that change nothing, so they are fewer.
+        ann_macs: MACs of the ANN, dense: every activation and every weight.
         connection_sparsity: zero weights / weights, kernels only.
         activation_sparsity: share of (neuron, time step, image) without a spike. It rises with T by itself, so read
             it beside `spikes_per_neuron`.
@@ -199,6 +82,8 @@ class Analysis:
         accuracy: share of images classified rightly, in [0, 1]; None without labels.
         accuracy_per_timestep: the same had the simulation ended at each step, shape `(timesteps,)`; None without
             labels.
+        ann_effective_macs: MACs of the ANN without those of activations and weights that are 0, see
+            `operations.EffectiveMacs`; None if the ANN was not given.
     """
 
     samples: int
@@ -217,6 +102,7 @@ class Analysis:
     snn_energy: float
     accuracy: float | None = None
     accuracy_per_timestep: np.ndarray | None = None
+    ann_effective_macs: float | None = None
 
     def to_dict(self) -> dict:
         """All of it as plain numbers, strings, lists and dicts, for JSON; None in place of NaN."""
@@ -299,9 +185,8 @@ def _layer_statistics(layer, counter: SpikeCounter, reached: np.ndarray, samples
 def _input_events(source, coded: bool) -> Callable:
     """`images -> ` events per input unit summed over the batch: its spikes, or 1 where a current is not zero."""
 
-    @tf.function(reduce_retracing=True)
     def analog(images):
-        return tf.reduce_sum(tf.cast(source.preprocess(images) != 0, tf.float64), axis=0)
+        return tf.cast(tf.math.count_nonzero(source.preprocess(images), axis=0), tf.float64)
 
     @tf.function(reduce_retracing=True)
     def spikes(images):
@@ -314,7 +199,7 @@ def _input_events(source, coded: bool) -> Callable:
     return spikes if coded else analog
 
 
-def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
+def analyse(snn: SpikingSequential, batches: Iterable[tuple], folded: FoldedNetwork | None = None) -> Analysis:
     """Simulates a data set and measures spikes, operations, energy and, with labels, accuracy.
 
     Memory grows neither with the number of images nor with T, but for the scores of one batch at every step, and
@@ -324,10 +209,12 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
         snn: the network.
         batches: (images, labels) with images `(batch, …)` and class numbers `(batch,)`, or None in place of all
             labels; checked already. `conversion.snn_activation_analysis` makes them from arrays and data sets.
+        folded: the ANN it came from, for its effective MACs; None to leave them out.
 
     Raises:
         ValueError: there is no image.
     """
+    effective = folded and EffectiveMacs(folded)
     source, rnns, timesteps = snn.layers[0], snn.layers[1:], snn.timesteps
     counters = [SpikeCounter(layer.cell.neurons_shape, timesteps) for layer in snn.hidden_layers]
     code = spiking.get_encoding(snn.encoding)
@@ -348,6 +235,8 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
         if labelled:
             right += np.sum(simulation.readouts.numpy().argmax(-1) == np.asarray(labels), axis=1)
         events += input_events(tf.convert_to_tensor(images, snn.compute_dtype)).numpy()
+        if effective:
+            effective.update(images)
         samples += len(images)
     if not samples:
         raise ValueError("The analysis needs at least one image. Received: none.")
@@ -391,6 +280,7 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple]) -> Analysis:
         snn_energy=ENERGY_PER_MAC * macs + ENERGY_PER_AC * operations,
         accuracy=float(right[-1] / samples) if labelled else None,
         accuracy_per_timestep=right / samples if labelled else None,
+        ann_effective_macs=effective.total() / samples if effective else None,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spiking.diagnosis import Diagnosis
+from spiking.diagnosis import PARTS, Diagnosis
 from spiking.latency import latency
 from spiking.layers import SpikingSequential
 from spiking.simulation import RASTERS
@@ -18,7 +18,8 @@ from spiking.synapses import LINEAR, kernels_of
 
 BINS = 60  # at most, in one histogram
 
-# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule.
+# Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule. The ANN's
+# effective MACs need the ANN in the analysis.
 ANALYSIS_METRICS = {
     "snn/spikes_per_neuron": "spikes_per_neuron",
     "snn/activation_sparsity": "activation_sparsity",
@@ -27,6 +28,7 @@ ANALYSIS_METRICS = {
     "snn/neuron_updates": "neuron_updates",
     "snn/energy": "snn_energy",
     "ann/macs": "ann_macs",
+    "ann/effective_macs": "ann_effective_macs",
     "ann/energy": "ann_energy",
 }
 
@@ -209,9 +211,8 @@ def layer_table(analysis: Analysis) -> list[tuple[str, ...]]:
 
 def error_table(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
     """Table of the error of each layer of neurons, split by cause; see `spiking.diagnosis`."""
-    parts = ("error", "clipping", "quantisation", "arrival", "input", "lost_share")
-    rows = [(each.name, *(_or_dash(getattr(each, part), ".1%") for part in parts)) for each in diagnosis.layers]
-    return [("layer", *(part.replace("_", " ") for part in parts)), *rows]
+    rows = [(each.name, *(_or_dash(getattr(each, part), ".1%") for part in PARTS)) for each in diagnosis.layers]
+    return [("layer", *PARTS), *rows]
 
 
 def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0) -> str:

@@ -373,7 +373,7 @@ def test_curves_draw_mean_and_band(band):
 
 def test_confidence_is_continuous_beyond_the_table():
     sample = RNG.normal(size=(32, 1))  # 31 degrees of freedom: t = 2.0395
-    low, high = plotting._confidence_95(sample)
+    low, high = plotting.confidence_95(sample)
     t = (high - low)[0] / 2 / sample.std(ddof=1) * np.sqrt(32)
     assert t == pytest.approx(2.0395, abs=1e-4)
 

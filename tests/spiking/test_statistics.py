@@ -11,11 +11,12 @@ import tensorflow as tf
 from keras import layers as kl
 
 import spiking
-from conversion import convert_ann_to_snn, snn_activation_analysis
+from conversion import convert_ann_to_snn, read, snn_activation_analysis
 from spiking import rate
 from spiking.layers import ConstantCurrent, SpikingRNN, SpikingSequential
+from spiking.operations import EffectiveMacs, connections, fan_out
 from spiking.simulation import RASTERS
-from spiking.statistics import analyse, connections, fan_out
+from spiking.statistics import analyse
 from spiking.synapses import Diagonal
 
 W1 = np.array([[1, 0.5], [0, 0.25]])
@@ -310,3 +311,56 @@ def test_second_kernels_count_as_macs_in_every_step():
 def test_a_synapse_without_kernel_costs_nothing():
     assert fan_out([kl.Flatten()], (2, 3)).tolist() == np.zeros((2, 3)).tolist()
     assert connections([], (2, 3)) == []
+
+
+def test_effective_macs_of_the_ann_by_hand():
+    """Convolution on 1 × 4 pixels, average pooling, dense: zero pixels, activations and weights are skipped."""
+    ann = keras.Sequential(
+        [
+            keras.Input((1, 4, 1)),
+            kl.Conv2D(2, (1, 2), activation="relu", name="conv"),
+            kl.AveragePooling2D((1, 3), name="pool"),
+            kl.Flatten(name="flat"),
+            kl.Dense(3, activation="relu", name="dense"),
+            kl.Dense(2, name="scores"),
+        ]
+    )
+    ann.get_layer("conv").set_weights([np.array([[1, -1], [1, 0]]).reshape(1, 2, 1, 2), np.zeros(2)])
+    ann.get_layer("dense").set_weights([np.array([[1, -1, 0], [1, 1, 1]]), np.zeros(3)])
+    ann.get_layer("scores").set_weights([np.array([[1, 0], [1, 1], [1, 1]]), np.zeros(2)])
+    images = np.array([[1, 0, 0, 2], [0, 3, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 0]], np.float32).reshape(4, 1, 4, 1)
+    # The kernel holds (1, 1) for channel 0 and (−1, 0) for channel 1, at 3 positions. A pixel is the left one of a
+    # position, 2 weights that are not 0, and the right one of another, 1 weight: the four reach 2, 3, 3 and 1 weights.
+    #   image 1: pixels 0 and 3: 3. Channel 0 is active at its ends, channel 1 (−1, 0, 0) nowhere: pooled (1, 0);
+    #            the dense layer sees one input with 2 weights; it gives (1, 0, 0), whose first neuron has 1 weight.
+    #   image 2: pixel 1: 3. Channel 0 is (3, 3, 0), channel 1 nowhere: 2, then 1.
+    #   image 3: pixel 0: 2. Channel 0 is nowhere, channel 1 (1, 0, 0): pooled (0, 1/3); 3 weights; (1, 1, 1)/3: 5.
+    #   image 4: nothing.
+    effective = [3 + 2 + 1, 3 + 2 + 1, 2 + 3 + 5, 0]
+    for images_seen, expected in ((images[:1], effective[:1]), (images[2:3], effective[2:3]), (images, effective)):
+        counter = EffectiveMacs(read(ann))
+        counter.update(images_seen)
+        assert counter.total() == sum(expected)
+    snn = convert_ann_to_snn(ann, np.abs(images), timesteps=4)
+    result = snn_activation_analysis(snn, images, batch_size=3, ann=ann)
+    assert result.ann_effective_macs == sum(effective) / 4
+    assert result.ann_macs == 3 * 2 * 2 + 2 * 3 + 3 * 2
+    assert snn_activation_analysis(snn, images).ann_effective_macs is None
+
+
+def test_effective_macs_skip_what_relu_silences(ann, images):
+    """Against the Jacobians: the nonzero inputs of each kernel times the weights that they meet."""
+    folded = read(ann)
+    counter = EffectiveMacs(folded)
+    for part in np.array_split(images, 3):
+        counter.update(part)
+    inputs, expected = [images, *folded.function(every_stage=True)(images)], 0
+    for stage, values in zip(folded.stages, inputs, strict=False):
+        chain = stage.chain.copies("float32")
+        kernel = next((n for n, layer in enumerate(chain) if layer.weights), None)
+        if kernel is not None:
+            values = np.asarray(values)
+            for layer in chain[:kernel]:
+                values = np.asarray(layer(values))
+            expected += np.sum((values != 0) * nonzero_jacobian(chain[kernel : kernel + 1], values.shape[1:]))
+    assert counter.total() == expected

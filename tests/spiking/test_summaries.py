@@ -24,6 +24,7 @@ def analysis(*layers, **changes):
     values = dict(
         samples=1, timesteps=2, layers=list(layers), spikes_per_neuron=1.0, input_spikes=0.0, synaptic_operations=2.0,
         macs=3.0, neuron_updates=4, ann_macs=5, connection_sparsity=0.0, activation_sparsity=0.6, footprint=7,
+        ann_effective_macs=4.0,
         ann_energy=8.0, snn_energy=9.0, accuracy=1.0, accuracy_per_timestep=np.array([0.0, 1.0]),
     )  # fmt: skip
     return Analysis(**{**values, **changes})
@@ -171,11 +172,11 @@ def test_layer_table():
 
 
 def test_error_table():
-    errors = LayerErrors("a", 1.0, 0.1, 0.2, 0.3, 0.4, np.nan, 0.0, 0.5, 1.0, 1.0, 1.0)
+    errors = LayerErrors("a", 1.0, 0.1, 0.2, 0.3, 0.4, np.nan, 0.0, 0.5, 1.0, 1.0, 1.0, 0.6, 0.7)
     head, row = summaries.error_table(Diagnosis(5, 1.0, [errors], []))
     assert dict(zip(head, row, strict=True)) == {
         "layer": "a", "error": "10.0%", "clipping": "20.0%", "quantisation": "30.0%", "arrival": "40.0%",
-        "input": "–", "lost share": "50.0%",
+        "input": "–", "lost": "60.0%", "scatter": "70.0%",
     }  # fmt: skip
 
 
