@@ -220,7 +220,7 @@ Task = Callable[[int, dict, Report | None], Mapping[str, Any]]
 
 def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], report: Report | None = None) -> Record:
     """Runs a trial. Its errors become part of the record; but a missing metric, all others would lack, too."""
-    record, start, known = {"number": number, "values": values}, time.perf_counter(), set(traced_gradients())
+    record, start = {"number": number, "values": values}, time.perf_counter()
     try:
         record["metrics"] = found = {name: plain(value) for name, value in task(number, values, report).items()}
     except Pruned:
@@ -230,8 +230,6 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
         record["error"] = f"{type(error).__name__}: {error}"
     record["seconds"] = time.perf_counter() - start
     if "keras" in sys.modules and record["seconds"] > FREE_SECONDS:
-        for name in [name for name in traced_gradients() if name.startswith("CustomGradient-") and name not in known]:
-            del traced_gradients()[name]
         sys.modules["keras"].backend.clear_session()
         gc.collect()
     for name in metrics if "metrics" in record else ():
@@ -241,12 +239,6 @@ def attempt(task: Task, number: int, values: dict, metrics: Sequence[str], repor
         if math.isnan(found[name]):
             record["error"] = f"ValueError: {name} is not a number (NaN)"
     return record
-
-
-def traced_gradients() -> dict:
-    """TensorFlow's registry of gradients: it keeps every graph in which a `tf.custom_gradient` was traced, for ever."""
-    ops = sys.modules.get("tensorflow.python.framework.ops")
-    return ops.gradient_registry._registry if ops else {}
 
 
 def plain(value):
