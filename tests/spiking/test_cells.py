@@ -1,4 +1,4 @@
-"""The spike function and the rounding: values, derivatives worked out by hand, and graphs that go when they are done."""
+"""The spike function and the rounding: values, derivatives worked out by hand, and graphs that are freed."""
 
 import gc
 import weakref
