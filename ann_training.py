@@ -641,8 +641,8 @@ def train_network(
         callbacks=list(settings.callbacks),
         verbose="auto",
     )
-    _write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
-    _write_atomically(path, model.save)
+    write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
+    write_atomically(path, model.save)
     return model
 
 
@@ -682,7 +682,7 @@ def _writable(folder: Path) -> Path:
     """Makes the folder. That it cannot be written must show now, not after the training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "probe", Path.touch)
+        write_atomically(folder / "probe", Path.touch)
         (folder / "probe").unlink()
     except OSError as error:
         raise OSError(
@@ -692,7 +692,7 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a file beside `path`, then renames it: readers see all of it or nothing."""
     unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:

@@ -34,7 +34,6 @@ import re
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -56,6 +55,16 @@ from spiking.statistics import Analysis
 from spiking.summaries import ANALYSIS_METRICS
 
 logger = logging.getLogger(__name__)
+
+
+def __getattr__(name: str):
+    """`RepeatedExperiment` belongs here too, but stands in a module of its own, which needs this one."""
+    if name == "RepeatedExperiment":
+        from trials import RepeatedExperiment
+
+        return RepeatedExperiment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 ANN_CACHE = "anns"  # in the results folder
 CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their activations needs no more
@@ -630,20 +639,11 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a text."""
-        self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        ann_training.write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def save_model(self, name: str, model: keras.Model) -> None:
         """Saves a Keras model."""
-        self._write(name, model.save)
-
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        path = self.path / name
-        unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-        try:
-            write(unfinished)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        ann_training.write_atomically(self.path / name, model.save)
 
 
 def versions() -> dict[str, str]:

@@ -303,7 +303,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     folder = module.RunFolder.claim(tmp_path / "a", "run", tmp_path / "b", "run")
     folder.write_json("metrics.json", {"accuracy": 1.0})
     with pytest.raises(ZeroDivisionError):
-        folder._write("metrics.json", lambda path: path.write_text("half") / 0)
+        ann_training.write_atomically(folder.path / "metrics.json", lambda path: path.write_text("half") / 0)
     assert [path.name for path in folder.path.iterdir()] == ["metrics.json"]
     assert json.loads((folder.path / "metrics.json").read_text()) == {"accuracy": 1.0}
 
