@@ -139,11 +139,17 @@ def finish(process: subprocess.Popen) -> None:
 
 def memory(folder: Path, trials: int) -> list[str]:
     """Is memory flat over many trials with TensorFlow in one process?"""
+    for role in MEASURED:
+        finish(start(role, folder / role, trials))
+    return memory_section(folder, trials)
+
+
+def memory_section(folder: Path, trials: int) -> list[str]:
+    """The page's section, from what the processes have left in the folder."""
     windows = {"20 to 70": slice(20, 70), f"{trials - 50} to {trials}": slice(-50, None)}
     lines = ["| | trials | resident memory, mean / MiB | trials per second |", "| --- | --- | --- | --- |"]
     growth = []
     for role in MEASURED:
-        finish(start(role, folder / role, trials))
         seconds, resident = np.array(json.loads((folder / role / "memory.json").read_text())).T
         for name, part in windows.items():
             times = seconds[part]
@@ -155,7 +161,7 @@ def memory(folder: Path, trials: int) -> list[str]:
     return [
         f"{trials} trials in one process, each a real Experiment (MLP, 300 images of 9 x 9). search: a random search "
         "over time steps and threshold. loop: `while True: Experiment(timesteps=opt.get(), …).run()`, which also draws "
-        "the figures and writes the report. Load of the machine at the end, this process and others: "
+        "the figures and writes the report. Load of the machine at the end, these processes and others: "
         f"{os.getloadavg()[0]:.1f}.", "", *lines, "",
         f"Memory, last 50 trials against trials 20 to 70: {'; '.join(growth)}.",
     ]
