@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -140,7 +141,7 @@ def spread(runs: list[dict], metric: str) -> str:
     return f"{found['mean']:.2f} ± {found['sd']:.2f}"
 
 
-def page(plan: Plan, rows: list[str], settings: list[str], best: float) -> str:
+def page(plan: Plan, rows: Sequence[str], settings: Sequence[str], best: float) -> str:
     """docs/THESIS.md."""
     def count(part):
         return len(parts(plan)[part][0])
@@ -174,30 +175,39 @@ def page(plan: Plan, rows: list[str], settings: list[str], best: float) -> str:
     )
 
 
-def main() -> None:
+def result(plan: Plan, encoding: str) -> tuple[str, str, float]:
+    """Searches and tests one code. Returns its row of the table, its setting in words, and its mean loss."""
+    if encoding in SPACES:
+        trial = best_setting(plan, encoding)
+        name, setting, seen = trial["number"], trial["values"], f"{trial['metrics']['loss']:.2f} | {plan.trials}"
+    else:
+        name, setting, seen = "default", BESIDE[encoding], "– | –"
+    runs = test(plan, encoding, name, setting)
+    each = ", ".join(f"{run['loss']:.2f}" for run in runs)
+    cells = encoding, spread(runs, "ann"), spread(runs, "snn"), spread(runs, "loss"), each, seen
+    shown = {"threshold": round(runs[0]["threshold"], 2), **setting}
+    words = f"- `{encoding}`: " + ", ".join(f"{key} {value}" for key, value in shown.items())
+    return f"| {' | '.join(cells)} |", words, float(np.mean([run["loss"] for run in runs]))
+
+
+def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    codes = [*SPACES, *BESIDE]
     parser.add_argument("--quick", action="store_true", help="a minute, to try it out")
     parser.add_argument("--trials", type=int, default=Plan.trials, help=f"per code (default: {Plan.trials})")
     parser.add_argument("--folder", type=Path, help="for records and ANNs (default: experiments/thesis)")
-    options = parser.parse_args()
+    parser.add_argument("--codes", nargs="+", choices=codes, default=codes,
+                        help="several processes may take some each; a run for all then writes the page")
+    options = parser.parse_args(argv)
     folder = options.folder or ROOT / "experiments" / ("thesis-quick" if options.quick else "thesis")
     plan = Plan(folder.absolute(), **(QUICK if options.quick else {"trials": options.trials}))
-    rows, settings, losses = [], [], []
-    for encoding in [*SPACES, *BESIDE]:
-        if encoding in SPACES:
-            trial = best_setting(plan, encoding)
-            name, setting, seen = trial["number"], trial["values"], f"{trial['metrics']['loss']:.2f} | {plan.trials}"
-        else:
-            name, setting, seen = "default", BESIDE[encoding], "– | –"
-        runs = test(plan, encoding, name, setting)
-        each = ", ".join(f"{run['loss']:.2f}" for run in runs)
-        cells = encoding, spread(runs, "ann"), spread(runs, "snn"), spread(runs, "loss"), each, seen
-        rows.append(f"| {' | '.join(cells)} |")
-        shown = {"threshold": round(runs[0]["threshold"], 2), **setting}
-        settings.append(f"- `{encoding}`: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
-        if encoding in SPACES:
-            losses.append(np.mean([run["loss"] for run in runs]))
-    text = page(plan, rows, settings, min(losses))
+    results = {encoding: result(plan, encoding) for encoding in options.codes}
+    rows, settings, losses = zip(*results.values(), strict=True)
+    if options.codes != codes:
+        print("\n".join([*rows, *settings]))
+        return
+    best = min(loss for encoding, loss in zip(results, losses, strict=True) if encoding in SPACES)
+    text = page(plan, rows, settings, best)
     print(text)
     if not options.quick:
         PAGE.write_text(text, encoding="utf-8")
