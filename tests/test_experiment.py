@@ -222,6 +222,16 @@ def test_settings_reach_only_the_encodings_that_know_them(tmp_path):
 # What a run leaves
 
 
+def test_the_normalisation_reaches_the_conversion(tmp_path):
+    experiment = make(tmp_path, normalisation="max", per_channel=True)
+    snn = experiment.convert()
+    ann = experiment.result().ann.model
+    maps = keras.Model(ann.inputs, ann.get_layer("maps").output).predict(experiment.data.x_train, verbose=0)
+    np.testing.assert_allclose(snn.scales[0], maps.max(axis=(0, 1, 2)), rtol=1e-5)  # all 60 images calibrate
+    settings = experiment.hyperparameters(experiment.encoding)
+    assert (settings["normalisation"], settings["per_channel"]) == ("max", True)
+
+
 def test_files_of_a_run(finished):
     experiment, metrics, folder = finished
     run = folder / "experiments" / "tiny run"
@@ -336,6 +346,9 @@ def test_json_is_strict():
         *({"seed": value} for value in (-1, 2**32, 0.5)),
         *({"name": value} for value in ("", "../elsewhere", "anns", "a/b", 3, ".hidden", "x" * 300)),
         *({"tensorboard_title": value} for value in ("a/b", 3)),
+        *({"normalisation": value} for value in ("median", 3)),
+        *({"per_channel": value} for value in ("yes", 2)),
+        {"strategy": "mirrored"},
         {"image_size_rescale": 0},
         {"image_depth_increase": 1.5},
         {"encoding_options": {"colour": "blue"}},
