@@ -569,6 +569,9 @@ def train_network(
     all that has a say in the weights (layers, training data, epochs, batch size, optimizer, seed, versions); a file
     of the same name with the suffix `.json` tells it in readable form.
 
+    Within the scope of a `tf.distribute.MirroredStrategy` each batch is shared among the devices; the network is the
+    one of a single device but for rounding, if they get equal shares and it has no dropout (each device draws its own).
+
     Args:
         architecture: a key of `ARCHITECTURES`.
         settings: see `TrainingSettings`.
@@ -593,6 +596,8 @@ def train_network(
     facts, test_facts = _examine("train", ds_train), _examine("test", ds_test)
     _check_fit(facts, test_facts)
     cache_dir = _writable(Path(settings.ann_cache_dir).expanduser())
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    _warn_of_uneven_shares(facts.images, batch_size, devices)
 
     keras.utils.set_random_seed(seed)
     model = ARCHITECTURES[architecture](facts.input_shape, facts.classes, settings.activation)
@@ -601,6 +606,9 @@ def train_network(
     optimizer = keras.optimizers.Adam(schedule, name="adam")  # Keras would number the name, and the key would change.
     model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
 
+    for layer in model.layers:
+        if devices > 1 and isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True  # statistics of the whole batch, as on one device
     streamed = isinstance(ds_train, tf.data.Dataset)
     record = {
         "architecture": architecture,
@@ -612,6 +620,7 @@ def train_network(
         "optimizer": optimizer.get_config(),
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "cache format": _CACHE_FORMAT},
         "network": model.get_config(),
+        **({"devices": devices} if devices > 1 else {}),
     }
     description = json.dumps(record, indent=1, default=lambda number: number.item())
     path = cache_dir / f"{architecture}-{_digest(description)}.keras"
@@ -632,8 +641,8 @@ def train_network(
         callbacks=list(settings.callbacks),
         verbose="auto",
     )
-    _write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
-    _write_atomically(path, model.save)
+    write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
+    write_atomically(path, model.save)
     return model
 
 
@@ -652,6 +661,15 @@ def _check_settings(settings: TrainingSettings) -> None:
              ", ".join(steering), "Set `epochs`, or train the model yourself with model.fit.")
 
 
+def _warn_of_uneven_shares(images: int, batch_size: int, devices: int) -> None:
+    uneven = [size for size in (min(images, batch_size), images % batch_size) if size % devices]
+    if uneven:
+        _log.warning(
+            "Batches of %d images cannot be shared evenly among %d devices: images in a smaller share weigh more, and "
+            "the network differs a little from that of one device. Take another batch size.", uneven[0], devices
+        )
+
+
 def _check_fit(train: _Facts, test: _Facts) -> None:
     _require_same_shape(train.input_shape, test.input_shape)
     _require(train.classes > 1, "Training needs images of two classes or more.", "the label 0 alone", "Add images.")
@@ -664,7 +682,7 @@ def _writable(folder: Path) -> Path:
     """Makes the folder. That it cannot be written must show now, not after the training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "probe", Path.touch)
+        write_atomically(folder / "probe", Path.touch)
         (folder / "probe").unlink()
     except OSError as error:
         raise OSError(
@@ -674,7 +692,7 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a file beside `path`, then renames it: readers see all of it or nothing."""
     unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:

@@ -650,9 +650,19 @@ def _accuracy(model, images, labels, batch_size, verbose) -> float:
     total = None if isinstance(images, tf.data.Dataset) else len(images)
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="image", stateful_metrics=["accuracy"])
     for x, y in labelled_batches(model, images, labels, batch_size):
-        metric.update_state(y, model.predict_on_batch(x))
+        metric.update_state(y, predict_batch(model, x))
         progress.add(len(x), values=[("accuracy", float(metric.result()))])
     return float(metric.result())
+
+
+def predict_batch(model, images) -> np.ndarray:
+    """Scores of one batch, shared among the devices if the model was made for several (`tf.distribute`)."""
+    devices = model.distribute_strategy.num_replicas_in_sync
+    if devices == 1:
+        return model.predict_on_batch(images)
+    # predict_on_batch would give each device all images. Shares are equal, so that none is empty: the last image fills.
+    filled = np.minimum(np.arange(-(-len(images) // devices) * devices), len(images) - 1)
+    return model.predict(images[filled], batch_size=len(filled), verbose=0)[: len(images)]
 
 
 def ann_accuracy(ann, images, labels=None, batch_size: int = 500, verbose: int = 0) -> float:

@@ -21,6 +21,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import argparse
+import contextlib
 import copy
 import importlib.metadata
 import itertools
@@ -33,7 +34,6 @@ import re
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,12 +48,23 @@ import ann_training
 import conversion
 import spiking
 from spiking import report, summaries
+from spiking.calibration import METHODS
 from spiking.diagnosis import Diagnosis
 from spiking.report import plain
 from spiking.statistics import Analysis
 from spiking.summaries import ANALYSIS_METRICS
 
 logger = logging.getLogger(__name__)
+
+
+def __getattr__(name: str):
+    """`RepeatedExperiment` belongs here too, but stands in a module of its own, which needs this one."""
+    if name == "RepeatedExperiment":
+        from trials import RepeatedExperiment
+
+        return RepeatedExperiment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 ANN_CACHE = "anns"  # in the results folder
 CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their activations needs no more
@@ -146,6 +157,12 @@ class Experiment:
         data_dir: folder that is searched first for the data set.
         results_dir, tblogs_dir: where the folders of the runs go.
         encoding_options: further settings, each for those encodings that know it.
+        normalisation: how the activation that becomes full activity is chosen: "percentile", "max" or "mse"; `None`
+            for the encoding's own.
+        per_channel: whether it is chosen per channel or per layer; `None` for the encoding's own.
+        strategy: a `tf.distribute.MirroredStrategy` whose devices share the images of each batch, in training and for
+            the accuracies of ANN and SNN; the analysis runs on one of them. The numbers are those of a single device
+            but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
 
     Attributes:
         results: encoding -> `Result`.
@@ -185,6 +202,9 @@ class Experiment:
         results_dir: str | os.PathLike = "experiments",
         tblogs_dir: str | os.PathLike = "tblogs",
         encoding_options: Mapping[str, Any] | None = None,
+        normalisation: str | None = None,
+        per_channel: bool | None = None,
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self.batch_size_ann_training = check_count("batch_size_ann_training", batch_size_ann_training)
         self.batch_size_snn_eval = check_count("batch_size_snn_eval", batch_size_snn_eval)
@@ -202,6 +222,9 @@ class Experiment:
         self.force_training = bool(force_training)
         self.disable_training_accuracy = bool(disable_training_accuracy)
         self.encoding_options = dict(encoding_options or {})
+        self.normalisation = check_option("normalisation", normalisation, (None, *METHODS))
+        self.per_channel = check_option("per_channel", per_channel, (None, True, False))
+        self.strategy = check_strategy(strategy)
         self.settings = self._settings_per_encoding(encoding)
         self.encoding = next(iter(self.settings))
         self.training_function = check_training_function(training_function)
@@ -254,7 +277,10 @@ class Experiment:
             view.activation = activation
             view.callbacks = (keras.callbacks.TensorBoard(str(self.folder.tblogs / name), write_graph=False),)
             keras.utils.set_random_seed(self.seed)
-            model = self.training_function(view, self.data.train, self.data.test, force_training=self.force_training)
+            with self._shared():
+                model = self.training_function(
+                    view, self.data.train, self.data.test, force_training=self.force_training
+                )
             self.folder.save_model(f"{name}.keras", model)
             self._anns[key] = Ann(model, name)
         result.ann = self._anns[key]
@@ -272,13 +298,16 @@ class Experiment:
         result = self.result(encoding)
         ann = result.ann.model if result.ann else self.train(encoding)
         chosen = np.random.default_rng(self.seed).permutation(len(self.data.x_train))[:CALIBRATION_IMAGES]
-        result.snn = conversion.convert_ann_to_snn(
-            ann,
-            self.data.x_train[np.sort(chosen)],
-            result.encoding,
-            norm_percentile=self.norm_percentile,
-            **result.settings,
-        )
+        with self._shared():
+            result.snn = conversion.convert_ann_to_snn(
+                ann,
+                self.data.x_train[np.sort(chosen)],
+                result.encoding,
+                norm_percentile=self.norm_percentile,
+                normalisation=self.normalisation,
+                per_channel=self.per_channel,
+                **result.settings,
+            )
         return result.snn
 
     def ann_accuracy(self, encoding: str | None = None) -> dict[str, float]:
@@ -302,7 +331,7 @@ class Experiment:
             self.convert(encoding)
         ann = self.ann_accuracy(encoding)
         found, batch_size = {"snn/timesteps": result.snn.timesteps}, self.batch_size_snn_eval
-        result.snn.predict_on_batch(self.data.x_test[:batch_size])  # traced before the clock starts
+        conversion.predict_batch(result.snn, self.data.x_test[:batch_size])  # traced before the clock starts
         for part, (images, labels) in self._evaluation_data().items():
             logger.info("Accuracy of the SNN (%s), %s images", result.encoding, part)
             start = time.perf_counter()
@@ -394,6 +423,7 @@ class Experiment:
         """All settings that may influence the result; those that are `None`, for "not used here", are left out."""
         names = ("batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile")
         names += ("tau", "threshold", "beta", "image_size_rescale", "image_depth_increase", "max_images", "seed")
+        names += ("normalisation", "per_channel")
         values = {name: getattr(self, name) for name in names}
         values |= {"encoding": encoding, "dataset": self.data.name, "training_function": self.network}
         values |= self.settings[encoding]
@@ -410,6 +440,7 @@ class Experiment:
             "force_training": self.force_training,
             "disable_training_accuracy": self.disable_training_accuracy,
             "tensorboard_title": self.tensorboard_title,
+            "devices": self.strategy.num_replicas_in_sync if self.strategy else 1,
             "dataset": {
                 "name": self.data.name,
                 "fingerprint": self.data.fingerprint,
@@ -420,6 +451,10 @@ class Experiment:
             },
             "versions": versions(),
         }
+
+    def _shared(self):
+        """The scope in which networks are made for all devices."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def _start_anew(self) -> None:
         self._folder: RunFolder | None = None
@@ -480,6 +515,44 @@ def check_real(name: str, value, above: float, most: float = math.inf) -> float:
         limit = f"above {above}" if most == math.inf else f"in ({above}, {most}]"
         raise ValueError(f"{name} must be a number {limit}. Received: {name}={value!r}. Take such a number.")
     return float(value)
+
+
+def check_option(name: str, value, options: tuple):
+    """The value, once it is known to be one of the options."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {options}. Received: {name}={value!r}. Take one of these.")
+    return value
+
+
+def check_strategy(strategy) -> tf.distribute.Strategy | None:
+    """The strategy, once it is known to be one that Keras can share batches with."""
+    if strategy is not None and not isinstance(strategy, tf.distribute.MirroredStrategy):
+        raise ValueError(
+            "strategy shares batches among the devices of one machine: a tf.distribute.MirroredStrategy, or None. "
+            f"Received: strategy={strategy!r}. Several machines can share a search: see optimization.py, --storage."
+        )
+    return strategy
+
+
+def mirrored_strategy(devices: int) -> tf.distribute.Strategy | None:
+    """The strategy for so many GPUs of this machine or, if there are fewer, as many logical CPU devices; None for one.
+
+    Raises:
+        ValueError: it is no number of devices, or TensorFlow is running and cannot have more of them.
+    """
+    if check_count("devices", devices) == 1:
+        return None
+    kind = "GPU" if len(tf.config.list_physical_devices("GPU")) >= devices else "CPU"
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if kind == "CPU" and len(tf.config.get_logical_device_configuration(cpu) or ()) < devices:
+        try:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+        except RuntimeError as error:
+            raise ValueError(
+                f"Logical devices are made before TensorFlow is first used. Received: devices={devices} ({error}). "
+                "Call mirrored_strategy first, or in a new process."
+            ) from error
+    return tf.distribute.MirroredStrategy([f"{kind}:{number}" for number in range(devices)])
 
 
 def check_name(argument: str, name: str) -> str:
@@ -568,20 +641,11 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a text."""
-        self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        ann_training.write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def save_model(self, name: str, model: keras.Model) -> None:
         """Saves a Keras model."""
-        self._write(name, model.save)
-
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        path = self.path / name
-        unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-        try:
-            write(unfinished)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        ann_training.write_atomically(self.path / name, model.save)
 
 
 def versions() -> dict[str, str]:
@@ -727,12 +791,16 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--timesteps", type=number, metavar="T", help="number of time steps (default: the encoding's own)")
     add("--epochs", type=number, metavar="N", help="of the ANN's training (default: 10)")
     add("--norm-percentile", type=number, metavar="P", help="of the activations, becomes full activity (default: 99.9)")
+    add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
+    add("--per-channel", action=argparse.BooleanOptionalAction, help="per channel, or per layer (default: the same)")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
     add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")
+    devices = "share each batch among N GPUs or, if there are fewer, N logical CPU devices"
+    add("--devices", type=number, metavar="N", default=1, help=devices)
     add("--data-dir", metavar="DIR", help="folder that is searched first for the data set")
     add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
     add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
@@ -748,7 +816,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = vars(parser.parse_args(argv))
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        experiment = Experiment(**arguments)
+        strategy = mirrored_strategy(arguments.pop("devices"))
+        experiment = Experiment(**arguments, strategy=strategy)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     try:

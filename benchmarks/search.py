@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  the path comes first
 
 import optimization  # noqa: E402
+import trials as trials_module  # noqa: E402
 from optimization import DiscreteInterval, OptimizableValue, RealInterval, RepeatedExperiment, search  # noqa: E402
 
 REPORT = ROOT / "docs" / "SEARCH.md"
@@ -57,36 +58,65 @@ def waiting(x, n):
     return quick(x, n, wait=BUSY_SECONDS)
 
 
-def tiny_experiments(folder: Path, trials: int) -> None:
-    """A random search with real Experiments; writes memory and time after each trial to `memory.json`."""
+def tiny_arguments() -> dict:
+    """Arguments of an Experiment that takes about a second: 300 images of 9 x 9, three classes."""
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 3
     images = rng.integers(0, 80, (300, 9, 9, 1), np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[3 * label : 3 * label + 3] += 150
-    points, start = [], time.perf_counter()
-
-    class Memory(logging.Handler):
-        def emit(self, record):
-            resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            points.append((time.perf_counter() - start, resident))
-
-    optimization.logger.addHandler(Memory())
-    optimization.logger.setLevel(logging.INFO)
-    optimization.logger.propagate = False
-    space = [OptimizableValue("timesteps", DiscreteInterval(5, 40)), SPACE[0]]
-    space[1] = OptimizableValue("threshold", RealInterval("uniform", low=0.5, high=2))
     data = ((images, labels), (images, labels))
-    arguments = {"dataset": data, "training_function": "base", "epochs": 2, "disable_training_accuracy": True}
-    search(arguments, space, trials, "snn/eval/validation", validation=0.2, folder=folder)
-    (folder / "memory.json").write_text(json.dumps(points))
+    return {"dataset": data, "training_function": "base", "epochs": 2, "disable_training_accuracy": True}
+
+
+class Memory(logging.Handler):
+    """Notes the time and the resident memory, in seconds and bytes, at each log message, or when asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.points, self._start = [], time.perf_counter()
+
+    def note(self):
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        self.points.append((time.perf_counter() - self._start, resident))
+
+    def emit(self, record):
+        self.note()
+
+
+def tiny_search(folder: Path, trials: int) -> list:
+    """A random search with real Experiments. Returns time and memory after each trial."""
+    memory = Memory()
+    trials_module.logger.addHandler(memory)
+    trials_module.logger.setLevel(logging.INFO)
+    trials_module.logger.propagate = False
+    space = [OptimizableValue("timesteps", DiscreteInterval(5, 40))]
+    space += [OptimizableValue("threshold", RealInterval("uniform", low=0.5, high=2))]
+    search(tiny_arguments(), space, trials, "snn/eval/validation", validation=0.2, folder=folder)
+    return memory.points
+
+
+def tiny_loop(folder: Path, trials: int) -> list:
+    """The documented loop, with all that a run writes. Returns time and memory after each trial."""
+    from experiment import Experiment
+
+    memory, timesteps = Memory(), OptimizableValue("timesteps", DiscreteInterval(5, 40), seed=0)
+    places = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs"}
+    while len(memory.points) < trials:
+        Experiment(timesteps=timesteps.get(), **tiny_arguments(), **places).run()
+        memory.note()
+    return memory.points
+
+
+MEASURED = {"search": tiny_search, "loop": tiny_loop}
 
 
 def play(role: str, folder: Path, trials: int, storage: str | None) -> None:
     """What one process does."""
     optimization.PATIENCE_SECONDS, optimization.HEARTBEAT_SECONDS = PATIENCE_SECONDS, HEARTBEAT_SECONDS
-    if role == "memory":
-        tiny_experiments(folder, trials)
+    if role in MEASURED:
+        points = MEASURED[role](folder, trials)
+        (folder / "memory.json").write_text(json.dumps(points))
     elif role == "repeat":
         RepeatedExperiment(quick, trials // 4, grid={"x": [1, 2], "n": [3, 4]}, folder=folder).run()
     else:
@@ -109,20 +139,31 @@ def finish(process: subprocess.Popen) -> None:
 
 def memory(folder: Path, trials: int) -> list[str]:
     """Is memory flat over many trials with TensorFlow in one process?"""
-    finish(start("memory", folder / "memory", trials))
-    seconds, resident = np.array(json.loads((folder / "memory" / "memory.json").read_text())).T
+    for role in MEASURED:
+        finish(start(role, folder / role, trials))
+    return memory_section(folder, trials)
+
+
+def memory_section(folder: Path, trials: int) -> list[str]:
+    """The page's section, from what the processes have left in the folder."""
     windows = {"20 to 70": slice(20, 70), f"{trials - 50} to {trials}": slice(-50, None)}
-    lines = ["| trials | resident memory, mean / MiB | trials per second |", "| --- | --- | --- |"]
-    for name, part in windows.items():
-        times = seconds[part]
-        rate = (len(times) - 1) / (times[-1] - times[0])
-        lines.append(f"| {name} | {resident[part].mean() / 2**20:.0f} | {rate:.2f} |")
-    early, late = (resident[part].mean() for part in windows.values())
-    anns = len(list((folder / "memory" / "runs" / "anns").glob("*.keras")))
+    lines = ["| | trials | resident memory, mean / MiB | trials per second |", "| --- | --- | --- | --- |"]
+    growth = []
+    for role in MEASURED:
+        seconds, resident = np.array(json.loads((folder / role / "memory.json").read_text())).T
+        for name, part in windows.items():
+            times = seconds[part]
+            rate = (len(times) - 1) / (times[-1] - times[0])
+            lines.append(f"| {role} | {name} | {resident[part].mean() / 2**20:.0f} | {rate:.2f} |")
+        early, late = (resident[part].mean() for part in windows.values())
+        anns = len(list((folder / role / "runs" / "anns").glob("*.keras")))
+        growth.append(f"{role} {100 * (late / early - 1):+.1f}%, trained ANNs: {anns}")
     return [
-        f"{trials} trials of a random search over time steps and threshold, each a real Experiment (MLP, 300 images of "
-        "9 x 9), in one process:", "", *lines, "",
-        f"Memory, last 50 trials against trials 20 to 70: {100 * (late / early - 1):+.1f}%. Trained ANNs: {anns}.",
+        f"{trials} trials in one process, each a real Experiment (MLP, 300 images of 9 x 9). search: a random search "
+        "over time steps and threshold. loop: `while True: Experiment(timesteps=opt.get(), …).run()`, which also draws "
+        "the figures and writes the report. Load of the machine at the end, these processes and others: "
+        f"{os.getloadavg()[0]:.1f}.", "", *lines, "",
+        f"Memory, last 50 trials against trials 20 to 70: {'; '.join(growth)}.",
     ]
 
 

@@ -217,13 +217,13 @@ def saved_and_loaded(snn, images, expected) -> float:
 def exact_snn(folded, images, steps: int):
     """`ttfs_exact` in windows of so many steps, θ of each channel its largest activation on these images."""
     code = spiking.get_encoding(EXACT)
-    activations = folded.function(keras.config.floatx(), every_stage=True)(images)[:-1]
-    largest = [np.max(values, axis=tuple(range(len(values.shape) - 1))) for values in activations]
-    scales = [np.where(scale > 0, scale, 1) for scale in largest] + [np.array(1.0)]
-    for number, stage in enumerate(folded.stages):
-        if stage.pool is not None:  # pooled spikes are in the units of their neurons
-            scales[number] = scales[number - 1]
-    return assemble(folded, code, code.settings(timesteps=steps), float(np.abs(images).max()), scales, name="exact")
+    calibration = calibrate(folded, images, "max", per_channel=True)
+    activations = folded.function(keras.config.floatx(), every_stage=True)(images)
+    neurons = [values for values, stage in zip(activations, folded.stages, strict=True) if stage.holds_neurons]
+    for layer, values in zip(calibration.layers, neurons, strict=True):  # anew, in the precision of the simulation
+        largest = np.max(values, axis=tuple(range(len(values.shape) - 1)))
+        layer.scale = np.where(largest > 0, largest, 1)
+    return assemble(folded, code, code.settings(timesteps=steps), calibration, name="exact")
 
 
 def simulate_eagerly(snn, images) -> np.ndarray:

@@ -10,13 +10,40 @@ position. `current(x)` is what enters `step`: W∗x + b, or W∗x in codes that 
 codes (`rate.py`, `ttfs.py`, …) supply `State`, `get_initial_state` and `step`.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 
+def traced_once(function: Callable) -> Callable:
+    """Decorator for functions as `tf.custom_gradient` takes them that work element by element.
+
+    TensorFlow keeps every graph in which a custom gradient was traced as long as the process lives: traced in the graph
+    of a network, it would keep that, too. So it gets a graph of its own, one for all shapes, whose nodes TensorFlow
+    copies into the caller's.
+
+    Args:
+        function: `f(x, *others)`, tensors of one type; the result has the shape and type of `x`.
+    """
+
+    @functools.cache
+    def traced(count: int, dtype: tf.DType) -> Callable:
+        return tf.function(tf.custom_gradient(function), input_signature=[tf.TensorSpec(None, dtype)] * count)
+
+    @functools.wraps(function)
+    def call(x, *others):
+        result = traced(1 + len(others), x.dtype)(x, *(tf.convert_to_tensor(other, x.dtype) for other in others))
+        result.set_shape(x.shape)
+        return result
+
+    return call
+
+
+@traced_once
 def spike(potential: tf.Tensor, threshold) -> tf.Tensor:
     """1 where the membrane potential has reached the threshold, else 0, with a surrogate derivative.
 
@@ -29,14 +56,10 @@ def spike(potential: tf.Tensor, threshold) -> tf.Tensor:
         fast sigmoid, 1/(1 + |V/θ − 1|)²/θ (Zenke & Ganguli 2018, SuperSpike, eq. 6, with slope 1 in units of θ).
     """
 
-    @tf.custom_gradient
-    def fire(v):
-        def gradient(upstream):
-            return upstream / (threshold * tf.square(1 + tf.abs(v / threshold - 1)))
+    def gradient(upstream):
+        return upstream / (threshold * tf.square(1 + tf.abs(potential / threshold - 1))), None
 
-        return tf.cast(v >= threshold, v.dtype), gradient
-
-    return fire(potential)
+    return tf.cast(potential >= threshold, potential.dtype), gradient
 
 
 def decay(tau: float) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, signed_max_pool, spike
+from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, signed_max_pool, spike, traced_once
 from spiking.encoding import Encoding, check_choice, check_timesteps
 from spiking.layers import PACKAGE, SpikingInput
 from spiking.simulation import FIRST_SPIKE_TIMES, RASTERS, READOUTS, SPIKE_COUNTS, Simulation
@@ -38,7 +38,7 @@ class IntegratorState(NamedTuple):
     time: tf.Tensor
 
 
-@tf.custom_gradient
+@traced_once
 def straight_through_floor(x: tf.Tensor) -> tf.Tensor:
     """⌊x⌋, with the derivative of the identity."""
     return tf.floor(x), lambda upstream: upstream

@@ -3,11 +3,14 @@
 import ast
 import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:keras.src.backend.tensorflow.core"
 )
 
+ROOT = Path(module.__file__).parent
 CONTRACT_8 = (
     *("name", "batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile"),
     *("tau", "threshold", "beta", "encoding", "image_size_rescale", "image_depth_increase", "tensorboard_title"),
@@ -218,6 +222,16 @@ def test_settings_reach_only_the_encodings_that_know_them(tmp_path):
 # What a run leaves
 
 
+def test_the_normalisation_reaches_the_conversion(tmp_path):
+    experiment = make(tmp_path, normalisation="max", per_channel=True)
+    snn = experiment.convert()
+    ann = experiment.result().ann.model
+    maps = keras.Model(ann.inputs, ann.get_layer("maps").output).predict(experiment.data.x_train, verbose=0)
+    np.testing.assert_allclose(snn.scales[0], maps.max(axis=(0, 1, 2)), rtol=1e-5)  # all 60 images calibrate
+    settings = experiment.hyperparameters(experiment.encoding)
+    assert (settings["normalisation"], settings["per_channel"]) == ("max", True)
+
+
 def test_files_of_a_run(finished):
     experiment, metrics, folder = finished
     run = folder / "experiments" / "tiny run"
@@ -299,7 +313,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     folder = module.RunFolder.claim(tmp_path / "a", "run", tmp_path / "b", "run")
     folder.write_json("metrics.json", {"accuracy": 1.0})
     with pytest.raises(ZeroDivisionError):
-        folder._write("metrics.json", lambda path: path.write_text("half") / 0)
+        ann_training.write_atomically(folder.path / "metrics.json", lambda path: path.write_text("half") / 0)
     assert [path.name for path in folder.path.iterdir()] == ["metrics.json"]
     assert json.loads((folder.path / "metrics.json").read_text()) == {"accuracy": 1.0}
 
@@ -332,6 +346,9 @@ def test_json_is_strict():
         *({"seed": value} for value in (-1, 2**32, 0.5)),
         *({"name": value} for value in ("", "../elsewhere", "anns", "a/b", 3, ".hidden", "x" * 300)),
         *({"tensorboard_title": value} for value in ("a/b", 3)),
+        *({"normalisation": value} for value in ("median", 3)),
+        *({"per_channel": value} for value in ("yes", 2)),
+        {"strategy": "mirrored"},
         {"image_size_rescale": 0},
         {"image_depth_increase": 1.5},
         {"encoding_options": {"colour": "blue"}},
@@ -469,6 +486,62 @@ def test_help_names_networks_data_sets_and_encodings(capsys):
     for word in (*ann_training.TRAINING_FUNCTIONS, *ann_training.DATASETS, *spiking.ENCODINGS):
         assert word in out
     assert "SUPPRESS" not in out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several devices
+
+# The convolution has batch normalisation, whose statistics must be those of the whole batch.
+TWO_DEVICES_THEN_ONE = """
+import keras, sys
+import ann_training
+from experiment import main
+
+ann_training.ARCHITECTURES["base"] = lambda shape, classes, activation='relu': keras.Sequential([
+    keras.Input(shape), keras.layers.Conv2D(4, 3, use_bias=False, name="maps"),
+    keras.layers.BatchNormalization(name="norm"), keras.layers.ReLU(name="relu"), keras.layers.Flatten(),
+    keras.layers.Dense(8, activation=activation, name="hidden"), keras.layers.Dense(classes, "softmax", name="scores")])
+data, folder = sys.argv[1:]
+for devices in "2", "1":
+    main(["--devices", devices, "--name", devices, "--network", "base", "--dataset", data, "--epochs", "3",
+          "--encoding", "rate", "ttfs_exact", "--timesteps", "9", "--max-images", "301",
+          "--results-dir", folder, "--tblogs-dir", folder + "/tblogs"])
+"""
+
+
+def test_two_devices_give_the_results_of_one(tmp_path):
+    # 301 test images leave a batch of one image, which two devices cannot share
+    (x_train, y_train), (x_test, y_test) = images(320, 1), images(301, 2)
+    np.savez(tmp_path / "data.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    command = [sys.executable, "-c", TWO_DEVICES_THEN_ONE, str(tmp_path / "data.npz"), str(tmp_path / "runs")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    configurations, metrics, anns = [], [], []
+    for devices in "1", "2":
+        folder = tmp_path / "runs" / devices
+        configurations.append(json.loads((folder / "config.json").read_text()))
+        metrics.append(json.loads((folder / "metrics.json").read_text()))
+        anns.append(keras.models.load_model(folder / "ann.keras"))
+    assert [each["devices"] for each in configurations] == [1, 2]
+    assert len(list((tmp_path / "runs" / "anns").glob("*.keras"))) == 2  # trained twice, not loaded
+    for one, two in zip(anns[0].weights, anns[1].weights, strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-5, err_msg=one.path)
+    for encoding in "rate", "ttfs_exact":
+        one, two = ({k: v for k, v in each[encoding].items() if k.startswith(("ann/", "snn/"))} for each in metrics)
+        assert one.pop("snn/seconds") and two.pop("snn/seconds")
+        assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
+        assert one["ann/eval/test"] > 0.5
+
+
+def test_devices_that_cannot_be_had_are_refused(tmp_path):
+    tf.zeros(1)
+    with pytest.raises(ValueError, match="before TensorFlow is first used.*devices=2"):
+        module.mirrored_strategy(2)
+    with pytest.raises(ValueError, match="devices must be a whole number"):
+        module.mirrored_strategy(0)
+    assert module.mirrored_strategy(1) is None
+    with pytest.raises(ValueError, match="MirroredStrategy, or None"):
+        make(tmp_path, strategy=tf.distribute.OneDeviceStrategy("CPU:0"))
 
 
 def test_plotting_is_not_imported_at_import_time():

@@ -23,10 +23,10 @@ from optimization import (
     RepeatedExperiment,
     drawn_values,
     main,
-    open_ledger,
     parse_vary,
     search,
 )
+from trials import derived_seed, open_ledger
 
 ROOT = Path(optimization.__file__).parent
 SPACE = [
@@ -356,7 +356,7 @@ def test_repetitions_feed_the_plots(tmp_path):
 
 
 def test_failed_runs_are_left_out(tmp_path):
-    first = optimization.derived_seed(0, 0)
+    first = derived_seed(0, 0)
 
     def fails_once(seed, timesteps):
         if seed == first and timesteps == 2:
