@@ -37,6 +37,20 @@ BATCH, IMAGES, REPEATS = 100, 1000, 7
 REPEATS_OF_PASS = 10  # one forward pass is too short to time
 
 
+def trained_network(name: str):
+    """A trained network by its name, and its data; the VGG is in the repository, the others are trained once."""
+    import keras
+
+    import ann_training
+
+    if name == "vgg16_slim_cifar10":
+        network = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{name}.keras")
+        return network, ann_training.load_dataset("cifar10", max_images=4000)
+    data = ann_training.load_dataset("mnist_sample")
+    training = ann_training.Training(epochs=3, ann_cache_dir=ROOT / "experiments" / "anns")
+    return ann_training.train_network(name, training, data.train, data.test), data
+
+
 def networks_and_images():
     """The trained networks, and test images; TensorFlow is imported here, once threads and cores are set."""
     import ann_training
