@@ -137,27 +137,27 @@ def priced_steps(encoding: str, timesteps: int) -> int:
 # The parts: each runs in a fresh process and returns rows
 
 
-def measure_speed() -> list[dict]:
-    """Networks × encodings at their usual number of steps, against the ANN and the stock stack."""
+def measure_speed(network: str) -> list[dict]:
+    """Encodings at their usual number of steps, against the ANN and the stock stack."""
     one_core()
     rows = []
-    for network, (title, images) in NETWORKS.items():
-        ann, data = trained_network(network)
-        batches = batches_of(data.x_test, BATCH, images)
-        for encoding, timesteps in ENCODINGS.items():
-            steps = 32 if (network, encoding) == (VGG, "rate") else timesteps
-            snn = converted(ann, data, encoding, steps)
-            calls = {"ann": forward_pass(ann), "loop": snn.simulate}
-            rows.append(_row(title, encoding, steps, BATCH, calls, batches, 5))
-            if network != VGG and encoding != "ttfs_exact":
-                calls["stack"] = stock_stack(snn)
-                few = _row(title, encoding, steps, BATCH, calls, batches[:1], 3)
-                rows[-1]["stack"] = few["stack"]
-            if (network, encoding) == (VGG, "rate"):
-                from spiking.simulation import reduce_precision
+    title, images = NETWORKS[network]
+    ann, data = trained_network(network)
+    batches = batches_of(data.x_test, BATCH, images)
+    for encoding, timesteps in ENCODINGS.items():
+        steps = 32 if (network, encoding) == (VGG, "rate") else timesteps
+        snn = converted(ann, data, encoding, steps)
+        calls = {"ann": forward_pass(ann), "loop": snn.simulate}
+        rows.append(_row(title, encoding, steps, BATCH, calls, batches, 5))
+        if network != VGG and encoding != "ttfs_exact":
+            calls["stack"] = stock_stack(snn)
+            few = _row(title, encoding, steps, BATCH, calls, batches[:1], 3)
+            rows[-1]["stack"] = few["stack"]
+        if (network, encoding) == (VGG, "rate"):
+            from spiking.simulation import reduce_precision
 
-                reduce_precision(snn)
-                rows.append(_row(title, "rate, bfloat16", steps, BATCH, calls, batches, 5))
+            reduce_precision(snn)
+            rows.append(_row(title, "rate, bfloat16", steps, BATCH, calls, batches, 5))
     return rows
 
 
@@ -290,7 +290,7 @@ MEASURES = {
 }
 # Part: the calls of its measure, each in a fresh process. Trains the networks first, so that no part has to.
 PARTS = {
-    "speed": [()],
+    "speed": [(network,) for network in NETWORKS],
     "steps": [()],
     "batches": [()],
     "memory": [(encoding, steps, "100") for encoding in ENCODINGS for steps in ("8", "1024")]

@@ -87,9 +87,8 @@ def grid(head: list[str], rows: list[list]) -> list[str]:
 
 
 def speed(parts) -> list[str]:
-    (rows,) = parts
     body = []
-    for row in rows:
+    for row in (row for rows in parts for row in rows):
         loop = row["loop"]
         low, high = loop["range"]
         stack = f"{row['stack']['per_step'] / loop['per_step']:.1f}" if "stack" in row else ""

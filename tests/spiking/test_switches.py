@@ -164,14 +164,20 @@ def test_reduced_precision_refuses_other_dtypes():
         reduce_precision(case("rate", "pool_first").snn, "int8")
 
 
-def test_closed_form_of_one_layer_by_hand():
-    # Drive 5/16 for 10 steps at threshold 1: spikes at 4, 7, 10. Weight 2, bias 0.5: (3·2 + 10·0.5)/10 = 1.1.
+def two_neurons(encoding, **settings):
+    """A neuron of weight 1 without bias, and a read-out of weight 2 and bias 0.5."""
     ann = keras.Sequential([keras.Input((1,)), kl.Dense(1, activation="relu"), kl.Dense(1)])
-    snn = convert_ann_to_snn(ann, np.ones((4, 1), np.float32), "rate", timesteps=10)
-    snn.layers[1].cell.synapse_layers[0].kernel.assign([[1.0]])
-    snn.layers[1].cell.bias.assign([0.0])
-    snn.layers[2].cell.synapse_layers[0].kernel.assign([[2.0]])
-    snn.layers[2].cell.bias.assign([0.5])
+    ann.set_weights([np.ones((1, 1)), np.ones(1), np.ones((1, 1)), np.ones(1)])
+    snn = convert_ann_to_snn(ann, np.ones((4, 1), np.float32), encoding, **settings)
+    for layer, weight, bias in zip(snn.layers[1:], (1.0, 2.0), (0.0, 0.5), strict=True):
+        layer.cell.synapse_layers[0].kernel.assign([[weight]])
+        layer.cell.bias.assign([bias])
+    return snn
+
+
+def test_closed_form_of_one_layer_by_hand():
+    # Drive 5/16 for 10 steps at threshold 1: spikes at 4, 7, 10. Output (3·2 + 10·0.5)/10 = 1.1.
+    snn = two_neurons("rate", timesteps=10)
     found = snn.simulate(np.array([[0.3125]], np.float32), (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
     assert found.output.numpy().item() == pytest.approx(1.1, rel=1e-6)
     assert found.spike_counts[0].numpy().item() == 3 and found.first_spike_times[0].numpy().item() == 4
@@ -179,9 +185,5 @@ def test_closed_form_of_one_layer_by_hand():
 
 def test_evidence_of_a_single_spike_by_hand():
     # Drive 1 for 8 steps at threshold 3: one spike at 3, whose current 2 is on for 6 steps: (6·2 + 8·0.5)/8 = 2.
-    ann = keras.Sequential([keras.Input((1,)), kl.Dense(1, activation="relu"), kl.Dense(1)])
-    snn = convert_ann_to_snn(ann, np.ones((4, 1), np.float32), "ttfs", timesteps=8, threshold=3.0)
-    for cell, weight, bias in zip([layer.cell for layer in snn.layers[1:]], (1.0, 2.0), (0.0, 0.5), strict=True):
-        cell.synapse_layers[0].kernel.assign([[weight]])
-        cell.bias.assign([bias])
+    snn = two_neurons("ttfs", timesteps=8, threshold=3.0)
     assert snn.simulate(np.ones((1, 1), np.float32)).output.numpy().item() == 2
