@@ -1,10 +1,13 @@
 """Speed and memory of the simulation: makes docs/PERFORMANCE.md.
 
-    python benchmarks/speed.py
+    python benchmarks/speed.py            # what is missing in docs/performance.json, then the page
+    python benchmarks/speed.py --again    # everything anew
+    python benchmarks/speed.py --page     # only the page, from what there is
 
 Speed is a ratio to the ANN's own forward pass (`tf.function` of the ANN, jit off) on the same images, batch and core,
 in CPU seconds of one process that is pinned to one core with one thread; runs interleaved, medians. Memory is the peak
-resident set of a fresh process.
+resident set of a fresh process. Each part is written to docs/performance.json as soon as it is measured. The peers are
+measured by benchmarks/peers.py, whose table this page takes in.
 """
 
 import argparse
@@ -22,107 +25,243 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-PAGE = ROOT / "docs" / "PERFORMANCE.md"
+PAGE, RESULTS = ROOT / "docs" / "PERFORMANCE.md", ROOT / "docs" / "performance.json"
 
-NETWORKS = {"denseonly1": "MLP 784-600-10", "lenet5_maxpool": "LeNet-5, max pooling"}
-RUNS = [
-    ("rate", 100),
-    ("ttfs", 120),
-    ("ttfs_clamped", 120),
-    ("ttfs_dyn_thresh", 120),
-    ("ttfs_exact", 16),
-    ("ttfs_exact", 1024),
-]
-BATCH, IMAGES, REPEATS = 100, 1000, 7
-REPEATS_OF_PASS = 10  # one forward pass is too short to time
+MLP, LENET, VGG = "denseonly1", "lenet5_maxpool", "vgg16_slim_cifar10"
+# Network: its title, and the images of one run.
+NETWORKS = {MLP: ("MLP 784-600-10", 1000), LENET: ("LeNet-5, max pooling", 500), VGG: ("VGG-16, quarter width", 100)}
+ENCODINGS = {"rate": 100, "ttfs": 120, "ttfs_clamped": 120, "ttfs_dyn_thresh": 120, "ttfs_exact": 32}
+STEPS = (8, 32, 128, 1024)
+BATCHES = (1, 32, 256)
+BATCH = 100
 
 
-def networks_and_images():
-    """The trained networks, and test images; TensorFlow is imported here, once threads and cores are set."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Timing
+
+
+def trained_network(name: str):
+    """A trained network by its name, and its data; the VGG is in the repository, the others are trained once."""
+    import keras
+
     import ann_training
 
+    if name == VGG:
+        network = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{name}.keras")
+        return network, ann_training.load_dataset("cifar10", max_images=4000)
     data = ann_training.load_dataset("mnist_sample")
     training = ann_training.Training(epochs=3, ann_cache_dir=ROOT / "experiments" / "anns")
-    anns = {name: ann_training.train_network(name, training, data.train, data.test) for name in NETWORKS}
-    return anns, data
+    return ann_training.train_network(name, training, data.train, data.test), data
 
 
-def simulate_all(model, batches, again: int) -> None:
-    """All batches through a model, `again` times."""
-    for _ in range(again):
-        for batch in batches:
-            model(batch)
-
-
-def seconds_interleaved(calls: list, repeats: int = REPEATS) -> list[list[float]]:
-    """CPU seconds of each call, run in turn, after one warm-up."""
-    seconds = [[] for _ in calls]
-    for call in calls:
-        call()
-    for _ in range(repeats):
-        for spent, call in zip(seconds, calls, strict=True):
-            start = time.process_time()
-            call()
-            spent.append(time.process_time() - start)
-    return seconds
-
-
-def measure_speed() -> list[dict]:
-    """A row per network and run: the ratio to the ANN's forward pass, and per time step."""
+def one_core() -> None:
+    """One pinned core, one thread; to be called before TensorFlow has done anything."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import numpy as np
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def forward_pass(ann):
+    """The ANN as a plain function: what a simulation is measured against."""
+    import tensorflow as tf
+
+    return tf.function(functools.partial(ann, training=False), jit_compile=False)
+
+
+def stock_stack(snn):
+    """The same layers, run one after another by stock Keras."""
+    import keras
+    import tensorflow as tf
+
+    stack = keras.Sequential([keras.Input(snn.input_shape[1:]), *snn.layers])
+    return tf.function(functools.partial(stack, training=False), jit_compile=False)
+
+
+def batches_of(images, size: int, number: int) -> list:
+    """The first `number` images as tensors of `size` images each, at least one."""
+    import tensorflow as tf
+
+    return [tf.constant(images[start : start + size]) for start in range(0, max(number, 1), size)]
+
+
+def interleaved(calls: dict, batches, repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of all batches through each call, in turn, after a warm-up; short calls are repeated and divided."""
+
+    def run(call, again):
+        start = time.process_time()
+        for _ in range(again):
+            for batch in batches:
+                call(batch)
+        return (time.process_time() - start) / again
+
+    again = {}
+    for name, call in calls.items():
+        call(batches[0])
+        again[name] = max(1, int(0.1 / max(run(call, 1), 1e-4)))
+    seconds = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name].append(run(call, again[name]))
+    return seconds
+
+
+def ratios(seconds: dict, base: str, steps: int) -> dict:
+    """Of each call to the base, per time step: median, least and most; and median seconds."""
+    import numpy as np
+
+    found = {}
+    for name, spent in seconds.items():
+        ratio = np.array(spent) / np.array(seconds[base]) / steps
+        found[name] = {
+            "per_step": float(np.median(ratio)),
+            "range": [float(ratio.min()), float(ratio.max())],
+            "seconds": float(np.median(spent)),
+        }
+    return found
+
+
+def converted(ann, data, encoding: str, timesteps: int):
     from conversion import convert_ann_to_snn
 
-    anns, data = networks_and_images()
-    images = data.x_test[:IMAGES]
-    batches = [tf.constant(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    return convert_ann_to_snn(ann, data.x_train[:1000], encoding, timesteps)
+
+
+def priced_steps(encoding: str, timesteps: int) -> int:
+    """The number of steps a ratio is divided by: a closed form has none."""
+    return 1 if encoding == "ttfs_exact" else timesteps
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts: each runs in a fresh process and returns rows
+
+
+def measure_speed(network: str) -> list[dict]:
+    """Encodings at their usual number of steps, against the ANN and the stock stack."""
+    one_core()
     rows = []
-    for name, ann in anns.items():
-        forward = tf.function(functools.partial(ann, training=False), jit_compile=False)
-        for encoding, timesteps in RUNS:
-            snn = convert_ann_to_snn(ann, data.x_train[:1000], encoding, timesteps)
-            single = encoding == "ttfs_exact"  # about as short as the ANN's pass: repeat it as often
-            again = REPEATS_OF_PASS if single else 1
-            ann_seconds, snn_seconds = seconds_interleaved(
-                [
-                    functools.partial(simulate_all, forward, batches, REPEATS_OF_PASS),
-                    functools.partial(simulate_all, snn.simulate, batches, again),
-                ]
-            )
-            ratio = np.array(snn_seconds) / again / (np.array(ann_seconds) / REPEATS_OF_PASS)
-            steps = 1 if single else timesteps
-            rows.append(
-                {
-                    "network": NETWORKS[name],
-                    "encoding": encoding,
-                    "timesteps": timesteps,
-                    "ratio": float(np.median(ratio)),
-                    "per_step": float(np.median(ratio) / steps),
-                    "least": float(ratio.min() / steps),
-                    "most": float(ratio.max() / steps),
-                    "seconds": float(np.median(snn_seconds) / again),
-                }
-            )
+    title, images = NETWORKS[network]
+    ann, data = trained_network(network)
+    batches = batches_of(data.x_test, BATCH, images)
+    for encoding, timesteps in ENCODINGS.items():
+        steps = 32 if (network, encoding) == (VGG, "rate") else timesteps
+        snn = converted(ann, data, encoding, steps)
+        calls = {"ann": forward_pass(ann), "loop": snn.simulate}
+        rows.append(_row(title, encoding, steps, BATCH, calls, batches, 5))
+        if network != VGG and encoding != "ttfs_exact":
+            calls["stack"] = stock_stack(snn)
+            few = _row(title, encoding, steps, BATCH, calls, batches[:1], 3)
+            rows[-1]["stack"] = few["stack"]
+        if (network, encoding) == (VGG, "rate"):
+            from spiking.simulation import reduce_precision
+
+            reduce_precision(snn)
+            rows.append(_row(title, "rate, bfloat16", steps, BATCH, calls, batches, 5))
     return rows
 
 
-def measure_memory(encoding: str, timesteps: int) -> dict:
-    """Peak resident set of this process after simulating, in MiB."""
+def _row(title, encoding, timesteps, batch, calls, batches, repeats) -> dict:
+    measured = ratios(interleaved(calls, batches, repeats), "ann", priced_steps(encoding, timesteps))
+    return {"network": title, "encoding": encoding, "timesteps": timesteps, "batch": batch, **measured}
+
+
+def measure_steps() -> list[dict]:
+    """LeNet-5 and, for the closed form, the VGG over T or N."""
+    one_core()
+    rows = []
+    for network in (LENET, VGG):
+        ann, data = trained_network(network)
+        batches = batches_of(data.x_test, BATCH, BATCH)
+        for encoding in ENCODINGS if network == LENET else ["ttfs_exact"]:
+            for steps in STEPS:
+                calls = {"ann": forward_pass(ann), "loop": converted(ann, data, encoding, steps).simulate}
+                rows.append(_row(NETWORKS[network][0], encoding, steps, BATCH, calls, batches, 3))
+    return rows
+
+
+def measure_batches() -> list[dict]:
+    """LeNet-5 over batch sizes; with a batch of one also compiled by XLA."""
+    one_core()
+    import tensorflow as tf
+
+    ann, data = trained_network(LENET)
+    rows = []
+    for encoding, steps in ENCODINGS.items():
+        snn = converted(ann, data, encoding, steps)
+        for size in BATCHES:
+            calls = {"ann": forward_pass(ann), "loop": snn.simulate}
+            if encoding == "rate":
+                calls["stepped"] = functools.partial(snn.simulate, record=["readouts"])
+                calls["xla"] = tf.function(snn, jit_compile=True)
+            batches = batches_of(data.x_test, size, 10 if size == 1 else size)
+            rows.append(_row(NETWORKS[LENET][0], encoding, steps, size, calls, batches, 3))
+    return rows
+
+
+def measure_memory(encoding: str, timesteps: str, batch: str) -> dict:
+    """Peak resident set of this process after simulating LeNet-5 with statistics, in MiB."""
+    ann, data = trained_network(LENET)
+    snn = converted(ann, data, encoding, int(timesteps))
+    for start in range(0, 3 * int(batch), int(batch)):
+        snn.simulate(data.x_test[start : start + int(batch)], ["spike_counts", "first_spike_times"])
+    return {"encoding": encoding, "timesteps": int(timesteps), "batch": int(batch), "mib": peak()}
+
+
+def peak() -> float:
+    """Peak resident set of this process, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_full_size(encoding: str) -> dict:
+    """VGG-16 at 224 × 224 with random weights, batch 8."""
+    import keras
+    import numpy as np
+
     from conversion import convert_ann_to_snn
 
-    anns, data = networks_and_images()
-    snn = convert_ann_to_snn(anns["lenet5_maxpool"], data.x_train[:1000], encoding, timesteps)
-    for start in range(0, 300, BATCH):
-        snn.simulate(data.x_test[start : start + BATCH], ["spike_counts", "first_spike_times"])
-    return {
-        "encoding": encoding,
-        "timesteps": timesteps,
-        "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    keras.utils.set_random_seed(0)
+    ann = keras.applications.VGG16(weights=None)
+    images = np.random.default_rng(0).random((8, 224, 224, 3), np.float32)
+    start = time.perf_counter()
+    snn = convert_ann_to_snn(ann, images, encoding, 4)
+    conversion = time.perf_counter() - start
+    start = time.perf_counter()
+    snn.simulate(images)
+    return {"encoding": encoding, "conversion": conversion, "run": time.perf_counter() - start, "mib": peak()}
+
+
+def measure_start() -> dict:
+    """Seconds until the first batch of LeNet-5 is simulated, from an empty process."""
+    start = time.perf_counter()
+    import conversion  # noqa: F401
+
+    imported = time.perf_counter()
+    ann, data = trained_network(LENET)
+    ready = time.perf_counter()
+    snn = converted(ann, data, "rate", 100)
+    done = time.perf_counter()
+    snn.simulate(data.x_test[:BATCH])
+    first = time.perf_counter()
+    return {"import": imported - start, "conversion": done - ready, "first batch": first - done}
+
+
+def measure_cores(number: str) -> dict:
+    """Images a second, wall time, with so many cores; LeNet-5 and the VGG, `rate`."""
+    cores = sorted(os.sched_getaffinity(0))[: int(number)]
+    os.sched_setaffinity(0, set(cores))
+    import numpy as np
+
+    speeds = {}
+    for network, steps in ((LENET, 100), (VGG, 32)):
+        ann, data = trained_network(network)
+        snn, seconds = converted(ann, data, "rate", steps), []
+        for _ in range(6):
+            start = time.perf_counter()
+            snn.simulate(data.x_test[:BATCH])
+            seconds.append(time.perf_counter() - start)
+        speeds[NETWORKS[network][0]] = BATCH / float(np.median(seconds[1:]))
+    return {"cores": len(cores), **speeds}
 
 
 def measure_job() -> dict:
@@ -135,78 +274,71 @@ def measure_job() -> dict:
         _, status, usage = os.wait4(job.pid, 0)
     if status:
         raise RuntimeError(f"The main job failed with status {status}.")
-    return {
-        "wall": time.perf_counter() - start,
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "mib": usage.ru_maxrss / 1024,
-        "cores": len(os.sched_getaffinity(0)),
-    }
+    wall, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    return {"wall": wall, "cpu": cpu, "mib": usage.ru_maxrss / 1024, "cores": len(os.sched_getaffinity(0))}
 
 
-def in_fresh_process(*arguments: str):
-    """What this script prints as its last line when called with these arguments."""
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+MEASURES = {
+    "speed": measure_speed,
+    "steps": measure_steps,
+    "batches": measure_batches,
+    "memory": measure_memory,
+    "full_size": measure_full_size,
+    "start": measure_start,
+    "cores": measure_cores,
+    "job": measure_job,
+}
+# Part: the calls of its measure, each in a fresh process. Trains the networks first, so that no part has to.
+PARTS = {
+    "speed": [(network,) for network in NETWORKS],
+    "steps": [()],
+    "batches": [()],
+    "memory": [(encoding, steps, "100") for encoding in ENCODINGS for steps in ("8", "1024")]
+    + [("rate", "100", str(size)) for size in BATCHES],
+    "full_size": [(encoding,) for encoding in ENCODINGS],
+    "start": [()],
+    "cores": [("1",), ("2",)],
+    "job": [()],
+}
+
+
+def in_fresh_process(part: str, *arguments: str):
+    """What a measure returns, run in a process of its own."""
+    command = [sys.executable, __file__, "--measure", part, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def page(speed: list[dict], memory: list[dict], job: dict) -> str:
-    """docs/PERFORMANCE.md."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    lines = [
-        "# Speed and memory",
-        "",
-        f"Made by `python benchmarks/speed.py`; Python {platform.python_version()}, TensorFlow {tf.__version__}, "
-        f"Keras {keras.__version__}, numpy {np.__version__}.",
-        "",
-        f"{IMAGES} images, batches of {BATCH}, one pinned core, one thread, CPU seconds, {REPEATS} interleaved runs. "
-        "Ratio: simulation to the ANN's forward pass. Per step: the ratio divided by the number of time steps (for "
-        "`ttfs_exact`, which is a closed form, the ratio itself), with its range over the runs.",
-        "",
-        "| network | encoding | T or N | ratio | per step | range | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row['network']} | {row['encoding']} | {row['timesteps']} | {row['ratio']:.2f} | {row['per_step']:.3f} | "
-        f"{row['least']:.3f} to {row['most']:.3f} | {row['seconds']:.3f} |"
-        for row in speed
-    ]
-    lines += [
-        "",
-        "Peak resident set of a fresh process that simulates 300 images with LeNet-5, statistics included:",
-        "",
-        "| encoding | T or N | MiB |",
-        "| --- | --- | --- |",
-        *(f"| {row['encoding']} | {row['timesteps']} | {row['mib']:.0f} |" for row in memory),
-    ]
-    lines += [
-        "",
-        f"The main job, `python experiment.py` (training, all encodings, figures, TensorBoard), on {job['cores']} "
-        f"cores: {job['wall']:.0f} s ({job['cpu']:.0f} CPU seconds), peak resident set {job['mib']:.0f} MiB.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
+def main(arguments=None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--memory", nargs=2, metavar=("ENCODING", "T"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.speed:
-        print(json.dumps(measure_speed()))
-    elif args.memory:
-        print(json.dumps(measure_memory(args.memory[0], int(args.memory[1]))))
-    else:
-        speed = in_fresh_process("--speed")
-        memory = [
-            in_fresh_process("--memory", encoding, str(timesteps))
-            for encoding in dict.fromkeys(encoding for encoding, _ in RUNS)
-            for timesteps in (100, 1000)
-        ]
-        PAGE.write_text(page(speed, memory, measure_job()))
-        print(PAGE.read_text())
+    parser.add_argument("--again", action="store_true", help="measure everything anew")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.measure:
+        print("\n" + json.dumps(MEASURES[chosen.measure[0]](*chosen.measure[1:])))
+        return
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in [] if chosen.page else chosen.parts:
+        if chosen.again or part not in results:
+            print(f"{time.strftime('%H:%M:%S')} {part}", flush=True)
+            results[part] = [in_fresh_process(part, *call) for call in PARTS[part]]
+            results["versions"] = versions()
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    from speed_page import page
+
+    PAGE.write_text(page(results), encoding="utf-8")
+
+
+def versions() -> str:
+    from importlib.metadata import version
+
+    named = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    return f"Python {platform.python_version()}, {named}, {platform.machine()}"
 
 
 if __name__ == "__main__":

@@ -179,6 +179,14 @@ class SpikingCell(keras.layers.Layer):
         """Spike counts and first spike times (0: none) of regular neurons after `timesteps` steps of one current."""
         raise TypeError(f"{type(self).__name__} has no closed form.")
 
+    def evidence(self, spikes: tf.Tensor, steps_left) -> tf.Tensor | None:
+        """What a read-out needs to know of spikes whose effect lasts for `steps_left` steps, their own included.
+
+        Read-outs are linear up to their activation. One that returns a value here is given the sum of these values
+        over all time steps, T in number, and its result is activation((W∗sum + Tb)/T). None: it must be stepped.
+        """
+        return None
+
     def spikes_in(self, state) -> tf.Tensor:
         """A field of the state that has the shape of the spikes."""
         return state.potential

@@ -256,6 +256,11 @@ class SpikingSequential(keras.Sequential):
             self._simulations[key] = tf.function(lambda x: self._simulate(x, *key), reduce_retracing=True)
         return self._simulations[key](images)
 
+    def forget_traces(self) -> None:
+        """Lets the next call trace anew; needed when layers were changed in place."""
+        self._simulations.clear()
+        self.predict_function = self.test_function = self.train_function = None
+
     def _simulate(self, images, record, training):
         from spiking import get_encoding  # the table imports the codes, and those import this module
 

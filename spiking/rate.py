@@ -128,6 +128,9 @@ class IntegratorNeuronCell(SpikingCell):
         time = self.filled(batch_size, shape=(1,) * len(self.current_shape))
         return IntegratorState(self.filled(batch_size), time)
 
+    def evidence(self, spikes, steps_left):
+        return None if self.readout_delay else spikes
+
     def step(self, current, state):
         time = state.time + 1
         if self.readout_delay:

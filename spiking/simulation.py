@@ -7,6 +7,7 @@ spike counts and first spike times, one number a neuron.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from spiking.cells import MaxPoolCell, signed_max_pool
@@ -50,6 +51,10 @@ def simulate_clock(
 ) -> Simulation:
     """Steps all cells through all time steps, in one loop.
 
+    Two things are left out of it where nobody can tell: first neurons under a constant current that a max pooling
+    does not choose (`can_pool_ahead`), and the read-out, which is linear and is applied once (`can_defer`). If nothing
+    remains between the two, there is no loop.
+
     Args:
         layers: the input layer, then the `SpikingRNN` layers, the integrator last.
         images: `(batch, …)`, the same images the ANN takes.
@@ -72,13 +77,49 @@ def simulate_clock(
             told = signed_max_pool(pool.pool, counts, pool.sign), pooled_times(pool, times, source.timesteps)
         pooled, states[0] = pool_ahead(pool, current, states[0])
         first_current = lambda t: pooled  # noqa: E731  as the source's own
-    run = _run(cells, states, first_current, source.timesteps, record, told)
+    defers = not training and can_defer(cells, record)
+    if defers and len(cells) == 2 and source.constant and cells[0].regular:
+        run = _closed(cells, states, first_current(0), source.timesteps, record)
+    else:
+        run = _run(cells, states, first_current, source.timesteps, record, defers, told)
     if first_records is None:
         return run
     counts, times = first_records
     return run._replace(
         spike_counts=(counts, *run.spike_counts) if SPIKE_COUNTS in record else (),
         first_spike_times=(times, *run.first_spike_times) if FIRST_SPIKE_TIMES in record else (),
+    )
+
+
+def can_defer(cells, record) -> bool:
+    """Whether the read-out's synapse can be applied once, to what the last hidden layer sent in all time steps.
+
+    Not where the output of every step is asked for; nor with rasters, which make a run the reference: every cell
+    stepped.
+    """
+    if READOUTS in record or RASTERS in record or len(cells) < 2:
+        return False
+    return cells[-1].evidence(tf.zeros(()), 1) is not None
+
+
+def read_out(integrator, evidence: tf.Tensor, timesteps: int) -> tf.Tensor:
+    """The output after all time steps, from the evidence of them all: activation((W∗evidence + Tb)/T)."""
+    potential = integrator.synapse(evidence)
+    if integrator.bias is not None:
+        potential += timesteps * integrator.bias
+    # Behind a placeholder, because TensorFlow multiplies by the reciprocal of a constant, which rounds once more.
+    steps = tf.compat.v1.placeholder_with_default(tf.constant(timesteps, potential.dtype), ())
+    return integrator.activation(potential / steps)
+
+
+def _closed(cells, states, current, timesteps: int, record) -> Simulation:
+    """One layer of regular neurons under a constant current, and a read-out: no loop at all."""
+    neurons, integrator = cells
+    counts, times = neurons.under_constant(current, states[0], timesteps)
+    return Simulation(
+        read_out(integrator, integrator.evidence(counts, timesteps + 1 - times), timesteps),
+        (counts,) if SPIKE_COUNTS in record else (),
+        (times,) if FIRST_SPIKE_TIMES in record else (),
     )
 
 
@@ -103,10 +144,11 @@ def pool_ahead(cell: MaxPoolCell, current, state):
     return None if current is None else pool(current), type(state)(*map(pool, state))
 
 
-def known_counts(cells, states) -> list:
+def known_counts(hidden, states) -> list:
     """Per hidden cell the spikes of each neuron so far, where its state or that of the pooling behind it tells."""
     counts = []
-    for cell, state, behind, pooled in zip(cells, states, cells[1:], states[1:], strict=False):
+    following = zip([*hidden[1:], None], [*states[1:], None], strict=False)
+    for cell, state, (behind, pooled) in zip(hidden, states, following, strict=False):
         told = cell.spike_count(state)
         counts.append(pooled.received if told is None and pools_directly(behind) else told)
     return counts
@@ -123,19 +165,40 @@ def pooled_times(cell: MaxPoolCell, times: tf.Tensor, timesteps: int) -> tf.Tens
     return tf.where(left > 0, timesteps + 1 - left, 0)
 
 
+def reduce_precision(snn, dtype: str | None = "bfloat16") -> None:
+    """Lets the synapses between the hidden layers of a converted network compute in another dtype, in place.
+
+    Spikes are exact in it; weights and currents are rounded. States, biases, the first layer's current (computed once)
+    and the read-out stay as they are. Kept when the network is saved.
+
+    Args:
+        snn: a `SpikingSequential`.
+        dtype: "bfloat16" or "float16"; None takes the choice back.
+    """
+    if dtype not in (None, "bfloat16", "float16"):
+        raise ValueError(f'dtype must be "bfloat16", "float16" or None. Received: dtype={dtype!r}')
+    for rnn in snn.layers[2:-1]:
+        policy = rnn.cell.dtype_policy if dtype is None else keras.DTypePolicy(f"mixed_{dtype}")
+        for layer in rnn.cell.synapse_layers:
+            layer.dtype_policy = policy
+    snn.forget_traces()
+
+
 def passes_averages(cell) -> bool:
     """Whether the cell emits graded values: a max pooling of pooled averages."""
     return not cell.holds_neurons and bool(cell.synapse_layers)
 
 
-def _run(cells, states, first_current, timesteps: int, record, told=None) -> Simulation:
+def _run(cells, states, first_current, timesteps: int, record, defers: bool, told=None) -> Simulation:
     """The loop, from the initial states.
 
     Args:
         first_current: the first cell's current as a function of the step.
+        defers: the read-out is not stepped, the loop carries its evidence in place of the output.
         told: spike counts and first spike times of the first cell, where they are known already; None if not.
     """
-    hidden = cells[:-1]
+    hidden, integrator = cells[:-1], cells[-1]
+    stepped = hidden if defers else cells
     dtype = cells[-1].compute_dtype
     # The first cell may hold pooled neurons, so shapes come from the states.
     blank = [tf.zeros_like(cell.spikes_in(state)) for cell, state in zip(cells, states, strict=True)]
@@ -149,7 +212,7 @@ def _run(cells, states, first_current, timesteps: int, record, told=None) -> Sim
 
     # Counts that no state tells are kept in the loop, and first spike times that no pooling tells, these as steps left
     # at the first spike.
-    counted = [SPIKE_COUNTS in record and count is None for count in known_counts(cells, states)]
+    counted = [SPIKE_COUNTS in record and count is None for count in known_counts(hidden, states)]
     timed = [FIRST_SPIKE_TIMES in record and not (n and pools_directly(cell)) for n, cell in enumerate(hidden)]
     if told is not None:
         counted[0] = timed[0] = False
@@ -159,25 +222,26 @@ def _run(cells, states, first_current, timesteps: int, record, told=None) -> Sim
 
     def step(t, output, states, counts, left, rasters, readouts):
         x, new_states, spikes = None, [], []
-        for cell, state in zip(cells, states, strict=True):
+        for cell, state in zip(stepped, states, strict=True):
             current = first_current(t) if x is None else cell.current(x)
             x, state = cell.step(current, state)
             new_states.append(state)
             spikes.append(cell.spikes_of(x))
         steps_left = tf.cast(timesteps - t, dtype)
+        output = output + integrator.evidence(spikes[-1], steps_left) if defers else x
         counts = tuple(count + s if want else () for count, s, want in zip(counts, spikes, counted, strict=False))
         left = tuple(
             tf.maximum(time, (tf.sign(s) if passes_averages(cell) else s) * steps_left) if want else ()
             for cell, time, s, want in zip(hidden, left, spikes, timed, strict=False)
         )
         rasters = tuple(raster.write(t, s) for raster, s in zip(rasters, spikes, strict=False))
-        readouts = readouts.write(t, x) if READOUTS in record else ()
-        return t + 1, x, tuple(new_states), counts, left, rasters, readouts
+        readouts = readouts.write(t, output) if READOUTS in record else ()
+        return t + 1, output, tuple(new_states), counts, left, rasters, readouts
 
     start = (
         tf.constant(0),
-        blank[-1],
-        tuple(states),
+        blank[-2 if defers else -1],
+        tuple(states[: len(stepped)]),
         zeros(counted),
         zeros(timed),
         rasters,
@@ -187,9 +251,11 @@ def _run(cells, states, first_current, timesteps: int, record, told=None) -> Sim
     _, output, states, counts, left, rasters, readouts = tf.while_loop(
         lambda t, *_: t < timesteps, step, start, maximum_iterations=timesteps
     )
+    if defers:
+        output = read_out(integrator, output, timesteps)
     rasters = tuple(raster.stack() for raster in rasters)
     if SPIKE_COUNTS in record:
-        known = known_counts(cells, states)
+        known = known_counts(hidden, states)
         known[0] = known[0] if told is None else told[0]
         counts = tuple(count if want else other for count, other, want in zip(counts, known, counted, strict=True))
     times = []

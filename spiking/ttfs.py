@@ -132,6 +132,10 @@ class IntegratorNeuronCell(SpikingCell):
 
     current = SpikingCell.synapse
 
+    def evidence(self, spikes, steps_left):
+        # A spike's current is part of V once for every step from then on.
+        return spikes * steps_left
+
     def step(self, current, state):
         time = state.time + 1
         current = state.current if current is None else state.current + current

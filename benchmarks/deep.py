@@ -1,0 +1,189 @@
+"""Deep networks on CIFAR-10, full test set: every code, calibration and correction. Makes docs/DEEP.md.
+
+    python benchmarks/deep.py                                   # everything; some hours on two cores
+    python benchmarks/deep.py --networks vgg16_slim_cifar10 --encodings ttfs_exact
+
+Every finished measurement is a line of docs/deep.jsonl; started again, the script goes on where it stopped. Calibration
+and corrections see training images alone. The page is written anew from all lines at the end, and with `--page` alone
+at any time.
+"""
+
+import argparse
+import collections
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import keras  # noqa: E402  the path and TensorFlow's log level come first
+import numpy as np  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from ann_training import load_dataset  # noqa: E402
+from conversion import convert_ann_to_snn, snn_activation_analysis  # noqa: E402
+from spiking.rate import low_latency  # noqa: E402
+
+RESULTS, PAGE = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "DEEP.md"
+PICTURE = ROOT / "docs" / "pictures" / "deep.png"
+NETWORKS = {
+    "vgg16_slim_cifar10": "VGG-16, quarter width, max pooling, BatchNorm before the activation",
+    "strided_cifar10": "13 layers, strided convolutions, average pooling, BatchNorm behind the activation",
+}
+CALIBRATION_IMAGES = 10000
+ANALYSED_IMAGES = 500  # for spikes, operations and energy, which hardly vary
+BATCH = 250
+
+# Recipe: settings of the conversion, given the number of time steps.
+RECIPES = {
+    "default": lambda steps: {},
+    "θ per layer": lambda steps: {"per_channel": False},
+    "99.9% percentile": lambda steps: {"normalisation": "percentile"},
+    "maximum": lambda steps: {"normalisation": "max"},
+    "shifts": lambda steps: {"correction": "shifts"},
+    "output": lambda steps: {"correction": "output"},
+    "low latency": low_latency,
+    "low latency, mse": lambda steps: {**low_latency(steps), "normalisation": "mse"},
+}
+# (encoding, recipe, time steps)
+RUNS = [
+    *(("ttfs_exact", recipe, steps) for steps in (64, 32, 16, 8) for recipe in ("default", "output", "shifts")),
+    *(("ttfs_exact", recipe, 16) for recipe in ("θ per layer", "99.9% percentile", "maximum")),
+    *(("rate", "low latency", steps) for steps in (32, 64, 128)),
+    *(("rate", recipe, 64) for recipe in ("default", "low latency, mse")),
+    *((encoding, "default", 120) for encoding in ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")),
+]
+
+
+def read_results() -> list[dict]:
+    """All finished measurements."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def scores(model, images) -> np.ndarray:
+    """The model's output for all images."""
+    return np.concatenate(
+        [model.predict_on_batch(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+    )
+
+
+def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> dict:
+    """One line of the results: converts and evaluates on the first test images."""
+    x, y = data.x_test[:images], data.y_test[:images]
+    started = time.perf_counter()
+    snn = convert_ann_to_snn(ann, data.x_train[:CALIBRATION_IMAGES], encoding, steps, **RECIPES[recipe](steps))
+    converted = time.perf_counter()
+    expected, found = scores(ann, x).argmax(-1), scores(snn, x).argmax(-1)
+    finished = time.perf_counter()
+    analysis = snn_activation_analysis(snn, x[:ANALYSED_IMAGES])
+    most = max(int(np.flatnonzero(layer.spike_count_histogram)[-1]) for layer in analysis.layers if layer.holds_neurons)
+    return {
+        "encoding": encoding,
+        "recipe": recipe,
+        "timesteps": steps,
+        "images": images,
+        "ann": float(np.mean(expected == y)),
+        "snn": float(np.mean(found == y)),
+        "same_class": float(np.mean(expected == found)),
+        "spikes_per_neuron": analysis.spikes_per_neuron,
+        "most_spikes": most,
+        "synaptic_operations": analysis.synaptic_operations,
+        "ann_macs": analysis.ann_macs,
+        "energy_ratio": analysis.snn_energy / analysis.ann_energy,
+        "conversion_seconds": converted - started,
+        "evaluation_seconds": finished - converted,
+        "keras": keras.__version__,
+    }
+
+
+def page(lines: list[dict]) -> str:
+    """docs/DEEP.md."""
+    text = [
+        "# Deep networks",
+        "",
+        "Made by `python benchmarks/deep.py` from docs/deep.jsonl; CIFAR-10, test images as given in the table, "
+        f"{CALIBRATION_IMAGES} training images for calibration and corrections. Loss: points of accuracy below the "
+        "ANN. Same class: share of images on which ANN and SNN agree. Operations: effective additions per image; "
+        f"energy as in `spiking/statistics.py`, both from {ANALYSED_IMAGES} images. The equally quantised ANN is "
+        "`ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. `ttfs_clamped` stands "
+        "here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
+        "",
+        "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "
+        "`rate`: 99.9% percentile per layer). `shifts` and `output` are `correction=` of `convert_ann_to_snn`. `low "
+        "latency` is `spiking.rate.low_latency`: V(0) = θ/2, percentile per channel, and a read-out that ignores the "
+        "first half of the steps.",
+        "",
+        "![Loss of accuracy over time steps](pictures/deep.png)",
+    ]
+    for network, title in NETWORKS.items():
+        rows = [line for line in lines if line["network"] == network]
+        if not rows:
+            continue
+        text += ["", f"## {network}: {title}", "", f"ANN: {rows[0]['ann']:.2%} on {rows[0]['images']} images.", ""]
+        text += [
+            "| code | recipe | T or N | images | loss | same class | spikes a neuron | at most | operations | "
+            "energy/ANN |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        text += [
+            f"| {row['encoding']} | {row['recipe']} | {row['timesteps']} | {row['images']} | "
+            f"{100 * (row['ann'] - row['snn']):.2f} | {row['same_class']:.2%} | {row['spikes_per_neuron']:.2f} | "
+            f"{row['most_spikes']} | {row['synaptic_operations'] / 1e6:.1f} M | {row['energy_ratio']:.2f} |"
+            for row in sorted(rows, key=lambda row: (row["encoding"], row["recipe"], row["timesteps"]))
+        ]
+    return "\n".join(text) + "\n"
+
+
+def picture(lines: list[dict]) -> Figure:
+    """Loss over time steps, a panel for each network, a line for each code and recipe with more than one number."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(NETWORKS), sharey=True)
+    for axes, network in zip(panels, NETWORKS, strict=True):
+        curves = collections.defaultdict(list)
+        for line in lines:
+            if line["network"] == network:
+                loss = 100 * (line["ann"] - line["snn"])
+                curves[f"{line['encoding']}, {line['recipe']}"].append((line["timesteps"], loss))
+        for (name, points), marker in zip(sorted(curves.items()), "osv^D<>ph*", strict=False):
+            if len(points) > 1:
+                axes.plot(*zip(*sorted(points), strict=True), marker=marker, label=name)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("time steps T, or steps of a window N")
+        axes.set_title(network, fontsize=10)
+    panels[0].set_ylabel("loss of accuracy (points)")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--encodings", nargs="+", default=sorted({run[0] for run in RUNS}))
+    parser.add_argument("--most-steps", type=int, default=1024, help="leave out runs with more time steps")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    data = None if args.page else load_dataset("cifar10")
+    done = {(line["network"], line["encoding"], line["recipe"], line["timesteps"]) for line in read_results()}
+    for network in [] if args.page else args.networks:
+        ann = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{network}.keras")
+        for encoding, recipe, steps in RUNS:
+            if (network, encoding, recipe, steps) in done or encoding not in args.encodings or steps > args.most_steps:
+                continue
+            # The first three codes are at chance here; a thousand images show it.
+            images = 1000 if encoding not in ("rate", "ttfs_exact") else len(data.x_test)
+            line = {"network": network, **measure(ann, data, encoding, recipe, steps, images)}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(network, encoding, recipe, steps, f"{100 * (line['ann'] - line['snn']):.2f}", flush=True)
+    lines = read_results()
+    PAGE.write_text(page(lines), encoding="utf-8")
+    picture(lines).savefig(PICTURE, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""docs/PERFORMANCE.md and its plots, from what speed.py and peers.py measured."""
+
+import json
+from pathlib import Path
+
+from peers import RESULTS as PEERS
+from peers import table as peers_table
+
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+
+WHY = """## Why the ratios are what they are
+
+- **The read-out is applied once.** It is linear up to its activation, so its synapse acts on the sum of what came in:
+  spike counts (`rate`), or for each spike the steps its current stays on (`ttfs` and its kin). The sums are whole
+  numbers and exact.
+- **One layer of neurons needs no loop.** Under a constant current counts and first spike times are known at once, so
+  the MLP costs about one forward pass under every code, whatever T is. For the same reason a max pooling behind the
+  first layer is taken of the currents, once, instead of the spikes, in every step. This is the part of the
+  single-spike codes that can be computed from spike times.
+- **LeNet-5** saves the first convolution, the ANN's most expensive layer, in all steps but one. What remains per step
+  is the second convolution (more than half), the neurons and the pooling.
+- **The VGG** has only a twentieth of its work in the first layer. Its convolutions run near the peak of the core's
+  vector units; with them alone a step costs 0.8 of a forward pass, the neurons add 0.13 and the pooling 0.05. In
+  float32 it therefore stays near 1. `spiking.simulation.reduce_precision(snn)` computes the synapses between hidden
+  layers in bfloat16, in which spikes are exact: the convolutions take half the time.
+- **`ttfs_dyn_thresh`** has two synapses a layer, W and |W|, so it costs twice as much as `ttfs`.
+- **`ttfs_exact`** is one forward pass on levels; rounding and clipping are what it costs more. N is a number in it.
+- **The peers** run the first convolution's neurons, the pooling of their spikes and the read-out in every step, and
+  keep all time steps in memory in multi-step mode. Ordinary max pooling on spikes costs them accuracy.
+- **Memory** does not depend on T: the state of the cells and, where asked for, a number a neuron.
+
+## Tried and left
+
+- *XLA on the whole loop*: faster for a batch of one (see the table), slower from a few images on, because its
+  convolutions on CPUs are; it compiles anew, in seconds, for every batch size. So it is off; `tf.function(snn,
+  jit_compile=True)` turns it on.
+- *XLA on the neurons' update alone*: 2.5 times slower on large layers (1.6 million neurons: 1.2 ms against 0.48), no
+  faster on small ones.
+- *Smaller batches inside a batch*, to stay in the cache: the convolutions lose what the neurons gain.
+- *Weights as constants of the graph*, so that their layout is changed once: no difference for batches of 100.
+- *Input channels of LeNet's second convolution padded from 6 to 8 or 16*: 0.48 and 0.74 ms instead of 0.38.
+- *Spike times behind the first layer*: between arrivals the potential is linear, so a neuron's spike time follows
+  from its sorted arrivals. But each neuron has its own order of hundreds of arrivals: gather and prefix sums over
+  (batch, neurons, fan-in) move more memory than T dense products, which read the spikes of all neurons at once.
+- *Ending a batch when all neurons have fired*: it never comes to that. On 100 images of LeNet-5, T = 120, 20 to 50%
+  of a layer's neurons fire under `ttfs`, `ttfs_clamped` and `ttfs_dyn_thresh`, and in every layer some do in step 120
+  (`snn.simulate(x, ["spike_counts", "first_spike_times"])`); the check would be a pass over all states.
+- *Blocks of time steps as one larger batch* for batches of one: not built. XLA takes away the cost of starting the
+  small operations, which is what a batch of one waits for, without a second loop.
+"""
+
+
+def page(results: dict) -> str:
+    """The whole page; parts that were not measured are left out."""
+    lines = [
+        "# Speed and memory",
+        "",
+        f"Made by `python benchmarks/speed.py` and `python benchmarks/peers.py`; {results.get('versions', '')}.",
+        "One pinned core, one thread, CPU seconds, interleaved runs, medians. *Per step*: seconds of the simulation "
+        "over those of the ANN's forward pass (`tf.function`, jit off) on the same images and batch, divided by T; for "
+        "`ttfs_exact`, a closed form, not divided.",
+        "",
+    ]
+    for part, section in SECTIONS.items():
+        if part in results:
+            lines += [*section(results[part]), ""]
+    if PEERS.exists():
+        record = json.loads(PEERS.read_text())
+        names = sorted({name for needed in record["requirements"].values() for name in needed})
+        lines += [
+            "## Against the peers",
+            "",
+            "The same network (`rate`, the same folded and normalised weights), batch, T and core, each simulator in a "
+            f"process and environment of its own: {', '.join(names)}. The peers get the current of the first layer "
+            "computed once, by hand, as this toolbox does by itself; their own converters do not.",
+            "",
+            *peers_table(record["results"]),
+            "",
+        ]
+    return "\n".join(lines) + "\n" + WHY
+
+
+def grid(head: list[str], rows: list[list]) -> list[str]:
+    """A Markdown table."""
+    rows = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+
+
+def speed(parts) -> list[str]:
+    body = []
+    for row in (row for rows in parts for row in rows):
+        loop = row["loop"]
+        low, high = loop["range"]
+        stack = f"{row['stack']['per_step'] / loop['per_step']:.1f}" if "stack" in row else ""
+        ratio = loop["seconds"] / row["ann"]["seconds"]
+        found = [f"{loop['per_step']:.3f}", f"{low:.3f} to {high:.3f}", f"{ratio:.1f}", stack]
+        body.append([row["network"], row["encoding"], row["timesteps"], *found])
+    head = ["network", "encoding", "T or N", "per step", "range", "forward passes", "stock Keras stack is slower by"]
+    return ["## Speed, batches of 100", "", *grid(head, body)]
+
+
+def steps(parts) -> list[str]:
+    (rows,) = parts
+    curves = {}
+    for row in rows:
+        curves.setdefault((row["network"], row["encoding"]), {})[row["timesteps"]] = row
+    numbers = sorted({row["timesteps"] for row in rows})
+    body = [
+        [network, encoding, *(f"{found[n]['loop']['per_step']:.3f}" for n in numbers)]
+        for (network, encoding), found in curves.items()
+    ]
+    plot = [
+        (f"{encoding}, {network}", [(number, row["loop"]["seconds"]) for number, row in found.items()])
+        for (network, encoding), found in curves.items()
+    ]
+    picture = draw("speed_steps.png", plot, "T or N", "CPU s for 100 images")
+    return ["## Over the number of time steps", "", "Per step, at T or N of", "",
+            *grid(["network", "encoding", *numbers], body), "", picture]  # fmt: skip
+
+
+def batches(parts) -> list[str]:
+    (rows,) = parts
+    body = []
+    for row in rows:
+        others = [
+            f"{row[name]['seconds'] / row['loop']['seconds']:.2f}" if name in row else "" for name in ("stepped", "xla")
+        ]
+        body.append([row["encoding"], row["timesteps"], row["batch"], f"{row['loop']['per_step']:.3f}", *others])
+    head = ["encoding", "T or N", "batch", "per step", "all cells stepped, times the loop", "XLA, times the loop"]
+    return ["## Over the batch, LeNet-5", "", *grid(head, body)]
+
+
+def memory(rows) -> list[str]:
+    body = [[row["encoding"], row["timesteps"], row["batch"], f"{row['mib']:.0f}"] for row in rows]
+    curves = {}
+    for row in rows:
+        if row["batch"] == 100:
+            curves.setdefault(row["encoding"], []).append((row["timesteps"], row["mib"]))
+    picture = draw("memory_steps.png", list(curves.items()), "T or N", "peak MiB", logarithmic=False)
+    return ["## Memory", "", "Peak resident set of a fresh process that simulates three batches with LeNet-5, "
+            "statistics included:", "", *grid(["encoding", "T or N", "batch", "MiB"], body), "", picture]  # fmt: skip
+
+
+def full_size(rows) -> list[str]:
+    body = [[r["encoding"], f"{r['conversion']:.0f}", f"{r['run']:.1f}", f"{r['mib'] / 1024:.1f}"] for r in rows]
+    head = ["encoding", "conversion, s", "first batch, s", "peak GiB"]
+    return ["## VGG-16, 224 × 224, batch 8, T or N = 4", "", "Random weights, 138 million; conversion included.", "",
+            *grid(head, body)]  # fmt: skip
+
+
+def start(parts) -> list[str]:
+    return ["## Start", "", "LeNet-5, `rate`, wall seconds: " +
+            ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts[0].items()) + "."]  # fmt: skip
+
+
+def cores(rows) -> list[str]:
+    one, two = rows
+    names = [name for name in one if name != "cores"]
+    body = [[name, f"{one[name]:.0f}", f"{two[name]:.0f}", f"{two[name] / one[name]:.2f}"] for name in names]
+    return ["## Two cores", "", "Images a second, wall time, batch 100, `rate`:", "",
+            *grid(["network", "one core", "two cores", "ratio"], body)]  # fmt: skip
+
+
+def job(parts) -> list[str]:
+    (found,) = parts
+    what = "The main job, `python experiment.py` (training, all encodings, figures, TensorBoard)"
+    spent = f"{found['wall']:.0f} s ({found['cpu']:.0f} CPU seconds), peak {found['mib']:.0f} MiB"
+    return [f"{what}, on {found['cores']} cores: {spent}."]
+
+
+SECTIONS = {
+    "speed": speed,
+    "steps": steps,
+    "batches": batches,
+    "memory": memory,
+    "full_size": full_size,
+    "start": start,
+    "cores": cores,
+    "job": job,
+}
+
+
+def draw(name: str, curves: list, x: str, y: str, logarithmic: bool = True) -> str:
+    """Saves a plot of `(label, [(x, y), …])` curves under docs/pictures; returns the Markdown that shows it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for label, points in curves:
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
+    axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log" if logarithmic else "linear")
+    if not logarithmic:
+        axes.set_ylim(bottom=0)
+    axes.legend(fontsize="small")
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / name, dpi=110)
+    return f"![{y} against {x}](pictures/{name})"

@@ -1,0 +1,189 @@
+"""No switch changes a result: what is recorded, training, batch sizes, XLA, stock Keras, reduced precision.
+
+The networks are dyadic and T is a power of two, so "the same" means equal, bit by bit. Two of them have a single layer
+of neurons: there the clock-driven codes need no loop.
+"""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import dyadic, randomise
+from keras import layers as kl
+from test_contract import centre, copy_of, make_dyadic, some_images, stock_stack
+
+import spiking
+from conversion import convert_ann_to_snn
+from spiking.simulation import (
+    FIRST_SPIKE_TIMES,
+    RASTERS,
+    READOUTS,
+    RECORDS,
+    SPIKE_COUNTS,
+    reduce_precision,
+    simulate_clock,
+)
+
+ENCODINGS = list(spiking.ENCODINGS)
+CLOCKED = [name for name in ENCODINGS if spiking.ENCODINGS[name].simulate is simulate_clock]
+RECORD_SETS = [(SPIKE_COUNTS,), (FIRST_SPIKE_TIMES,), (SPIKE_COUNTS, FIRST_SPIKE_TIMES), (READOUTS,), (RASTERS,)]
+KINDS = ["single", "single_pool", "pool_first"]
+STEPS = 16
+
+
+def build(kind, encoding):
+    """One layer of neurons; one with max pooling behind it; the same with a second layer."""
+
+    def rectifier():
+        return kl.ReLU(threshold=0.25) if encoding == "ttfs_clamped" else kl.ReLU()
+
+    chains = {
+        "single": lambda: [kl.Flatten(), kl.Dense(7), rectifier()],
+        "single_pool": lambda: [kl.Conv2D(4, 3), rectifier(), kl.MaxPooling2D(2), kl.Flatten()],
+        "pool_first": lambda: [
+            kl.Conv2D(4, 3), rectifier(), kl.MaxPooling2D(2), kl.Conv2D(3, 2), rectifier(), kl.Flatten(),
+        ],
+    }  # fmt: skip
+    return centre(randomise(keras.Sequential([keras.Input((6, 6, 2)), *chains[kind](), kl.Dense(3)]), seed=5))
+
+
+CACHE = {}
+
+
+def case(encoding, kind):
+    """The network, converted once; its images; and everything it records of them, every cell stepped."""
+    if (encoding, kind) not in CACHE:
+        ann = build(kind, encoding)
+        threshold = {} if encoding in ("rate", "ttfs_exact") else {"threshold": 2.0}
+        snn = convert_ann_to_snn(ann, some_images((6, 6, 2), 40, seed=2), encoding, timesteps=STEPS, **threshold)
+        images = some_images((6, 6, 2))
+        recorded = make_dyadic(snn).simulate(images, RECORDS)
+        CACHE[encoding, kind] = SimpleNamespace(snn=snn, images=images, recorded=recorded)
+    return CACHE[encoding, kind]
+
+
+@pytest.fixture(params=[(e, k) for e in ENCODINGS for k in KINDS], ids=lambda p: f"{p[0]}-{p[1]}", scope="module")
+def net(request):
+    return case(*request.param)
+
+
+@pytest.fixture(params=ENCODINGS, scope="module")
+def deep(request):
+    return case(request.param, "pool_first")
+
+
+def assert_equal(found, expected):
+    """Everything that was recorded, and the output."""
+    for name, values in found._asdict().items():
+        for value, wanted in zip(tf.nest.flatten(values), tf.nest.flatten(getattr(expected, name)), strict=False):
+            np.testing.assert_array_equal(value.numpy(), wanted.numpy(), err_msg=name)
+
+
+def test_networks_are_busy(net):
+    counts = net.recorded.spike_counts[-1].numpy()
+    assert 0.05 < np.mean(counts > 0) < 1
+
+
+def test_stock_stack(net):
+    np.testing.assert_array_equal(stock_stack(net.snn)(net.images).numpy(), net.recorded.output.numpy())
+
+
+@pytest.mark.parametrize("record", RECORD_SETS, ids="+".join)
+def test_what_is_recorded(net, record):
+    found = net.snn.simulate(net.images, record)
+    assert all(len(getattr(found, name)) for name in record)
+    assert_equal(found, net.recorded)
+
+
+def test_nothing_recorded_and_training(net):
+    assert_equal(net.snn.simulate(net.images), net.recorded)
+    assert_equal(net.snn.simulate(net.images, training=True), net.recorded)
+
+
+def test_batch_sizes_and_predict(net):
+    expected = net.recorded.output.numpy()
+    for size in (1, 3, 7):
+        np.testing.assert_array_equal(net.snn.predict(net.images, batch_size=size, verbose=0), expected)
+
+
+def test_unequal_batches_do_not_retrace(deep):
+    snn = copy_of(deep.snn)
+    for size in (4, 3, 1, 7, 2):
+        snn.simulate(deep.images[:size])
+    (function,) = snn._simulations.values()
+    # the first shape, then one trace for any batch
+    assert function.experimental_get_tracing_count() == 2
+
+
+def test_xla(deep):
+    compiled = tf.function(deep.snn, jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(deep.images)).numpy(), deep.recorded.output.numpy())
+
+
+def coarse(snn):
+    """Weights in eighths: every sum of them in these networks has at most eight bits, and is exact in bfloat16."""
+    snn = copy_of(snn)
+    for weight in snn.weights:
+        weight.assign(dyadic(np.asarray(weight), 3))
+    return snn
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("encoding", CLOCKED)
+def test_reduced_precision_where_it_is_exact(encoding, dtype):
+    snn, images = coarse(case(encoding, "pool_first").snn), case(encoding, "pool_first").images
+    expected = snn.simulate(images, RECORDS)
+    reduce_precision(snn, dtype)
+    assert_equal(snn.simulate(images, RECORDS), expected)
+    assert_equal(snn.simulate(images), expected)
+
+
+def test_reduced_precision_rounds_and_can_be_taken_back(tmp_path):
+    snn, images = copy_of(case("rate", "pool_first").snn), case("rate", "pool_first").images
+    (hidden,) = [layer for layer in snn.layers[2:-1] if layer.cell.synapse_layers]
+    (kernel,) = hidden.cell.synapse_layers[-1].weights
+    kernel.assign(kernel + 2.0**-12)  # more bits than bfloat16 has
+    expected = snn.simulate(images, (RASTERS,)).output.numpy()
+    snn.predict(images, verbose=0)
+    reduce_precision(snn)
+    spikes = np.ones((1, *snn.layers[2].cell.neurons_shape), np.float32)
+    assert np.any(hidden.cell.synapse(spikes).numpy() * 2.0**12 % 2 == 0)
+    assert hidden.cell.synapse_layers[-1].compute_dtype == "bfloat16" and hidden.cell.compute_dtype == "float32"
+    snn.save(tmp_path / "snn.keras")
+    again = keras.models.load_model(tmp_path / "snn.keras")
+    assert again.layers[3].cell.synapse_layers[-1].compute_dtype == "bfloat16"
+    np.testing.assert_array_equal(again.predict(images, verbose=0), snn.predict(images, verbose=0))
+    reduce_precision(snn, None)
+    np.testing.assert_array_equal(snn.simulate(images, (RASTERS,)).output.numpy(), expected)
+
+
+def test_reduced_precision_refuses_other_dtypes():
+    with pytest.raises(ValueError, match="bfloat16.*Received: dtype='int8'"):
+        reduce_precision(case("rate", "pool_first").snn, "int8")
+
+
+def two_neurons(encoding, **settings):
+    """A neuron of weight 1 without bias, and a read-out of weight 2 and bias 0.5."""
+    ann = keras.Sequential([keras.Input((1,)), kl.Dense(1, activation="relu"), kl.Dense(1)])
+    ann.set_weights([np.ones((1, 1)), np.ones(1), np.ones((1, 1)), np.ones(1)])
+    snn = convert_ann_to_snn(ann, np.ones((4, 1), np.float32), encoding, **settings)
+    for layer, weight, bias in zip(snn.layers[1:], (1.0, 2.0), (0.0, 0.5), strict=True):
+        layer.cell.synapse_layers[0].kernel.assign([[weight]])
+        layer.cell.bias.assign([bias])
+    return snn
+
+
+def test_closed_form_of_one_layer_by_hand():
+    # Drive 5/16 for 10 steps at threshold 1: spikes at 4, 7, 10. Output (3·2 + 10·0.5)/10 = 1.1.
+    snn = two_neurons("rate", timesteps=10)
+    found = snn.simulate(np.array([[0.3125]], np.float32), (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+    assert found.output.numpy().item() == pytest.approx(1.1, rel=1e-6)
+    assert found.spike_counts[0].numpy().item() == 3 and found.first_spike_times[0].numpy().item() == 4
+
+
+def test_evidence_of_a_single_spike_by_hand():
+    # Drive 1 for 8 steps at threshold 3: one spike at 3, whose current 2 is on for 6 steps: (6·2 + 8·0.5)/8 = 2.
+    snn = two_neurons("ttfs", timesteps=8, threshold=3.0)
+    assert snn.simulate(np.ones((1, 1), np.float32)).output.numpy().item() == 2
