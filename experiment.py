@@ -49,6 +49,7 @@ import conversion
 import spiking
 from spiking import report, summaries
 from spiking.calibration import METHODS
+from spiking.correction import CORRECTIONS
 from spiking.diagnosis import Diagnosis
 from spiking.report import plain
 from spiking.statistics import Analysis
@@ -160,6 +161,8 @@ class Experiment:
         normalisation: how the activation that becomes full activity is chosen: "percentile", "max" or "mse"; `None`
             for the encoding's own.
         per_channel: whether it is chosen per channel or per layer; `None` for the encoding's own.
+        correction: "shifts" or "output", fitted on the calibration images for those encodings that round to the
+            nearest level, see `spiking.correction`; `None` for none.
         strategy: a `tf.distribute.MirroredStrategy` whose devices share the images of each batch, in training and for
             the accuracies of ANN and SNN; the analysis runs on one of them. The numbers are those of a single device
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
@@ -204,6 +207,7 @@ class Experiment:
         encoding_options: Mapping[str, Any] | None = None,
         normalisation: str | None = None,
         per_channel: bool | None = None,
+        correction: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ):
         self.batch_size_ann_training = check_count("batch_size_ann_training", batch_size_ann_training)
@@ -225,7 +229,14 @@ class Experiment:
         self.normalisation = check_option("normalisation", normalisation, (None, *METHODS))
         self.per_channel = check_option("per_channel", per_channel, (None, True, False))
         self.strategy = check_strategy(strategy)
+        self.correction = check_option("correction", correction, (None, *CORRECTIONS))
         self.settings = self._settings_per_encoding(encoding)
+        if self.correction and not any(map(self._rounds, self.settings)):
+            raise ValueError(
+                "A correction is for encodings that round to the nearest level: 'ttfs_exact', or 'rate' with "
+                f"encoding_options={{'initial_potential': 0.5}}. Received: correction={correction!r} with "
+                f"encoding={list(self.settings)}"
+            )
         self.encoding = next(iter(self.settings))
         self.training_function = check_training_function(training_function)
         function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
@@ -306,6 +317,7 @@ class Experiment:
                 norm_percentile=self.norm_percentile,
                 normalisation=self.normalisation,
                 per_channel=self.per_channel,
+                correction=self.correction if self._rounds(result.encoding) else None,
                 **result.settings,
             )
         return result.snn
@@ -419,11 +431,15 @@ class Experiment:
             )
         return self.results[name]
 
+    def _rounds(self, encoding: str) -> bool:
+        """Whether the encoding's neurons round to the nearest level, so that there is something to correct."""
+        return spiking.get_encoding(encoding).rounding_levels(self.settings[encoding]) is not None
+
     def hyperparameters(self, encoding: str) -> dict[str, Any]:
         """All settings that may influence the result; those that are `None`, for "not used here", are left out."""
         names = ("batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile")
         names += ("tau", "threshold", "beta", "image_size_rescale", "image_depth_increase", "max_images", "seed")
-        names += ("normalisation", "per_channel")
+        names += ("normalisation", "per_channel", "correction")
         values = {name: getattr(self, name) for name in names}
         values |= {"encoding": encoding, "dataset": self.data.name, "training_function": self.network}
         values |= self.settings[encoding]
@@ -793,6 +809,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--norm-percentile", type=number, metavar="P", help="of the activations, becomes full activity (default: 99.9)")
     add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
     add("--per-channel", action=argparse.BooleanOptionalAction, help="per channel, or per layer (default: the same)")
+    add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CORRECTIONS)} (default: none)")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
     add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")

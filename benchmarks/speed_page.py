@@ -40,8 +40,9 @@ WHY = """## Why the ratios are what they are
 - *Weights as constants of the graph*, so that their layout is changed once: no difference for batches of 100.
 - *Input channels of LeNet's second convolution padded from 6 to 8 or 16*: 0.48 and 0.74 ms instead of 0.38.
 - *Spike times behind the first layer*: between arrivals the potential is linear, so a neuron's spike time follows
-  from its sorted arrivals. But each neuron has its own order of hundreds of arrivals: gather and prefix sums over
-  (batch, neurons, fan-in) move more memory than T dense products, which read the spikes of all neurons at once.
+  from its sorted arrivals. Not built, on an estimate and not a measurement: each neuron has its own order of hundreds
+  of arrivals, and gather and prefix sums over (batch, neurons, fan-in) would move more memory than T dense products,
+  which read the spikes of all neurons at once.
 - *Ending a batch when all neurons have fired*: it never comes to that. On 100 images of LeNet-5, T = 120, 20 to 50%
   of a layer's neurons fire under `ttfs`, `ttfs_clamped` and `ttfs_dyn_thresh`, and in every layer some do in step 120
   (`snn.simulate(x, ["spike_counts", "first_spike_times"])`); the check would be a pass over all states.

@@ -232,6 +232,22 @@ def test_the_normalisation_reaches_the_conversion(tmp_path):
     assert (settings["normalisation"], settings["per_channel"]) == ("max", True)
 
 
+def test_a_correction_reaches_those_encodings_that_round(tmp_path):
+    experiment = make(tmp_path, encoding=["rate", "ttfs_exact"], correction="shifts")
+    plain = make(tmp_path, encoding=["rate", "ttfs_exact"])
+    for encoding, changed in (("rate", False), ("ttfs_exact", True)):
+        corrected, usual = (each.convert(encoding) for each in (experiment, plain))
+        biases = [[layer.cell.bias.numpy() for layer in snn.hidden_layers if layer.cell.bias is not None]
+                  for snn in (corrected, usual)]  # fmt: skip
+        assert any(np.any(a != b) for a, b in zip(*biases, strict=True)) == changed
+    assert experiment.hyperparameters("ttfs_exact")["correction"] == "shifts"
+
+
+def test_a_correction_needs_an_encoding_that_rounds(tmp_path):
+    with pytest.raises(ValueError, match="correction='output'.*ttfs"):
+        make(tmp_path, encoding="ttfs", correction="output")
+
+
 def test_files_of_a_run(finished):
     experiment, metrics, folder = finished
     run = folder / "experiments" / "tiny run"
@@ -348,6 +364,7 @@ def test_json_is_strict():
         *({"tensorboard_title": value} for value in ("a/b", 3)),
         *({"normalisation": value} for value in ("median", 3)),
         *({"per_channel": value} for value in ("yes", 2)),
+        *({"correction": value} for value in ("bias", True)),
         {"strategy": "mirrored"},
         {"image_size_rescale": 0},
         {"image_depth_increase": 1.5},

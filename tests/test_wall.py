@@ -25,6 +25,7 @@ from benchmarks.wall import (
     slope,
 )
 from conversion import CONVERTERS, ConversionError, convert_ann_to_snn, read
+from spiking.quantisation import QuantisedReLU
 from spiking.simulation import RASTERS, READOUTS
 
 SEEDS = range(40)
@@ -50,7 +51,8 @@ def drafts():
 
 def test_every_layer_type_comes_up(drafts):
     covered = set().union(*(network.covered() for network in drafts))
-    assert set(CONVERTERS) - covered == set()
+    # Not the activation that rounds: on a tie it jumps, so no bound holds; tests/spiking/test_quantisation.py has it.
+    assert set(CONVERTERS) - covered == {QuantisedReLU}
 
 
 def test_the_difficult_orders_come_up(drafts):
