@@ -78,7 +78,7 @@ def simulate_clock(
         pooled, states[0] = pool_ahead(pool, current, states[0])
         first_current = lambda t: pooled  # noqa: E731  as the source's own
     defers = not training and can_defer(cells, record)
-    if defers and len(cells) == 2 and source.constant and cells[0].regular:
+    if defers and len(cells) == 2 and has_closed_form(source, cells[0]):
         run = _closed(cells, states, first_current(0), source.timesteps, record)
     else:
         run = _run(cells, states, first_current, source.timesteps, record, defers, told)
@@ -123,6 +123,18 @@ def _closed(cells, states, current, timesteps: int, record) -> Simulation:
     )
 
 
+def has_closed_form(source, cell) -> bool:
+    """Whether the first cell's spikes follow at once from its drive, which is constant.
+
+    A subclass that steps otherwise does not inherit this: `under_constant` must come with the `step` it stands for.
+    """
+
+    def owner(method: str) -> type:
+        return next(kind for kind in type(cell).__mro__ if method in vars(kind))
+
+    return source.constant and cell.regular and issubclass(owner("under_constant"), owner("step"))
+
+
 def can_pool_ahead(source, cells, record) -> bool:
     """Whether the first layer's neurons can be left out but for the one of each window that decides.
 
@@ -132,7 +144,7 @@ def can_pool_ahead(source, cells, record) -> bool:
     """
     if len(cells) < 2 or not pools_directly(cells[1]):
         return False
-    return source.constant and cells[0].regular and RASTERS not in record
+    return has_closed_form(source, cells[0]) and RASTERS not in record
 
 
 def pool_ahead(cell: MaxPoolCell, current, state):

@@ -76,6 +76,9 @@ class LifNeuronCell(ttfs.LifNeuronCell, TwoStreamNeurons):
         pending = state.armed * tf.cast(state.current > 0, spikes.dtype)
         return (spikes, pending), state
 
+    # Where the drive is constant nothing is pending, so this `step` is the parent's.
+    under_constant = ttfs.LifNeuronCell.under_constant
+
 
 @serializable
 class LifNeuronCellConv2D(LifNeuronCell):

@@ -95,6 +95,7 @@ def test_activity_histograms():
 @pytest.fixture(scope="module")
 def networks():
     """An ANN with nested models, layers of equal name and BatchNorm, its SNN, and images."""
+    keras.utils.set_random_seed(0)
     block = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, activation="relu", name="twin")], name="block")
     ann = keras.Sequential(
         [

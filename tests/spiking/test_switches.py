@@ -4,6 +4,7 @@ The networks are dyadic and T is a power of two, so "the same" means equal, bit 
 of neurons: there the clock-driven codes need no loop.
 """
 
+import dataclasses
 from types import SimpleNamespace
 
 import keras
@@ -16,6 +17,7 @@ from test_contract import centre, copy_of, make_dyadic, some_images, stock_stack
 
 import spiking
 from conversion import convert_ann_to_snn
+from spiking import rate
 from spiking.simulation import (
     FIRST_SPIKE_TIMES,
     RASTERS,
@@ -187,3 +189,25 @@ def test_evidence_of_a_single_spike_by_hand():
     # Drive 1 for 8 steps at threshold 3: one spike at 3, whose current 2 is on for 6 steps: (6·2 + 8·0.5)/8 = 2.
     snn = two_neurons("ttfs", timesteps=8, threshold=3.0)
     assert snn.simulate(np.ones((1, 1), np.float32)).output.numpy().item() == 2
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_subclass_with_another_step_is_stepped(pooled):
+    """Closed forms belong to the `step` they were written for."""
+
+    class Silenced(rate.LifNeuronCellConv2D):
+        def step(self, current, state):
+            spikes, state = super().step(current, state)
+            return 0 * spikes, state
+
+    code = dataclasses.replace(rate.ENCODING, name="silenced", neuron_conv2d=Silenced)
+    layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 1, activation="relu", kernel_initializer="ones")]
+    layers += [keras.layers.MaxPooling2D(2)] if pooled else []
+    ann = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(2)])
+    spiking.ENCODINGS["silenced"] = code
+    try:
+        snn = convert_ann_to_snn(ann, np.ones((2, 4, 4, 1), "f"), "silenced", 5)
+        counts = snn.simulate(np.ones((2, 4, 4, 1), "f"), ["spike_counts"]).spike_counts
+    finally:
+        del spiking.ENCODINGS["silenced"]
+    assert all(not np.any(each) for each in counts)
