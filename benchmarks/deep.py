@@ -170,7 +170,7 @@ def main() -> None:
     data = None if args.page else load_dataset("cifar10")
     done = {(line["network"], line["encoding"], line["recipe"], line["timesteps"]) for line in read_results()}
     for network in [] if args.page else args.networks:
-        ann = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{network}.keras")
+        ann = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{network}.keras", compile=False)
         for encoding, recipe, steps in RUNS:
             if (network, encoding, recipe, steps) in done or encoding not in args.encodings or steps > args.most_steps:
                 continue

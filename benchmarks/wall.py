@@ -62,8 +62,8 @@ EXPLANATIONS = {
     52: IN_FLOAT64.format("1.3e-5", "1e-15"),
     141: IN_FLOAT64.format("1.3e-5", "3e-14"),
     352: IN_FLOAT64.format("1.8e-5", "7e-14"),
-    365: "oneDNN refuses the memory layout of one of the clock-driven steps (Conv1DTranspose behind Permute, one "
-    "channel); with TF_ENABLE_ONEDNN_OPTS=0 the same check passes, with no difference at all",
+    365: "oneDNN has no kernel for an operation of this network's clock-driven simulation; with "
+    "TF_ENABLE_ONEDNN_OPTS=0 the same check passes, with no difference at all",
 }
 
 # Time steps and thresholds that keep all layers busy; ttfs_exact has a window of so many steps for each layer.

@@ -170,7 +170,8 @@ def low_latency(timesteps: int) -> dict:
     """The settings that measured best at few time steps, for `convert_ann_to_snn(ann, images, "rate", timesteps, **…)`.
 
     Rounding to nearest instead of down, thresholds per channel, and a read-out that ignores the first half of the
-    steps, in which spikes are still on their way through the layers. Figures: docs/DEEP.md.
+    steps, in which spikes are still on their way through the layers. Measured
+    by benchmarks/deep.py.
     """
     return {"initial_potential": 0.5, "readout_delay": timesteps // 2, "per_channel": True}
 
