@@ -27,7 +27,7 @@ VENVS = ROOT / "benchmarks" / ".venvs"
 RESULTS = ROOT / "docs" / "peers.json"
 
 # What each environment holds. The CPU build of torch lies on PyTorch's own index: where pip knows it not, set
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. Its plain build brings gigabytes for GPUs along.
+# PIP_EXTRA_INDEX_URL naming its own index of CPU builds. Its plain build brings gigabytes for GPUs along.
 TORCH = "torch==2.13.0+cpu"
 REQUIREMENTS = {
     "spikingjelly": [TORCH, "spikingjelly==2.0.0"],

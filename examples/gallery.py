@@ -6,7 +6,7 @@ Trains LeNet-5 with max pooling on the digits that come with the package, conver
 what the networks do, and draws each figure of `plotting.py` from it:
 
     python examples/gallery.py                     # into docs/pictures/gallery
-    python examples/gallery.py --to /tmp/gallery
+    python examples/gallery.py --to gallery
 
 It takes about a minute on two cores. What is measured on so few images shows what a figure looks like, no more.
 """
