@@ -167,11 +167,11 @@ def rounding_levels(settings):
 
 
 def low_latency(timesteps: int) -> dict:
-    """The settings that measured best at few time steps, for `convert_ann_to_snn(ann, images, "rate", timesteps, **…)`.
+    """Settings for few time steps, for `convert_ann_to_snn(ann, images, "rate", timesteps, **low_latency(timesteps))`.
 
     Rounding to nearest instead of down, thresholds per channel, and a read-out that ignores the first half of the
-    steps, in which spikes are still on their way through the layers. Measured
-    by benchmarks/deep.py.
+    steps, in which spikes are still on their way through the layers. Chosen on training images held out from the
+    calibration of a VGG-16 (benchmarks/models); `benchmarks/deep.py` measures it on the test set.
     """
     return {"initial_potential": 0.5, "readout_delay": timesteps // 2, "per_channel": True}
 
