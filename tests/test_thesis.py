@@ -35,13 +35,13 @@ def test_the_search_chooses_on_validation_and_the_seeds_meet_the_test_set(script
     def compare(plan, part, encoding, timesteps, layers_of_time=None, seed=0, **others):
         calls.append((part, encoding, seed))
         # On the validation images the loss falls with the time steps; on the test images it is the seed's.
-        loss = 600 / timesteps if part == "validation" else [0.1, 0.2, 0.6][seed]
+        loss = 240 / timesteps if part == "validation" else [0.1, 0.2, 0.6][seed]
         return {"loss": loss, "ann": 99.0, "snn": 99.0 - loss, "threshold": 1.0}
 
     monkeypatch.setattr(script, "compare", compare)
     monkeypatch.setattr(script, "parts", lambda plan: dict.fromkeys(("train", "validation", "test"), ((), ())))
     script.main(["--trials", "3", "--folder", str(tmp_path / "thesis"), "--codes", "ttfs"])
-    assert calls == [("validation", "ttfs", 0)] * 3 + [("test", "ttfs", seed) for seed in (0, 1, 2)]
+    assert calls == [(part, "ttfs", seed) for part in ["validation"] * 3 + ["test"] for seed in (0, 1, 2)]
     assert not script.PAGE.exists()
     trials = [json.loads(line) for line in (tmp_path / "thesis" / "ttfs" / "trials.jsonl").read_text().splitlines()]
     most = max(trial["values"]["timesteps"] for trial in trials)
@@ -51,10 +51,18 @@ def test_the_search_chooses_on_validation_and_the_seeds_meet_the_test_set(script
     assert {encoding for _, encoding, _ in calls} == {"ttfs_dyn_thresh", "ttfs_clamped", "ttfs_exact"}  # ttfs was done
     page = script.PAGE.read_text()
     # mean 0.3; standard deviation of (0.1, 0.2, 0.6): √((0.04 + 0.01 + 0.09)/2) = 0.26
-    row = f"| ttfs | 99.00 ± 0.00 | 98.70 ± 0.26 | 0.30 ± 0.26 | 0.10, 0.20, 0.60 | {600 / most:.2f} | 3 |"
+    row = f"| ttfs | 99.00 ± 0.00 | 98.70 ± 0.26 | 0.30 ± 0.26 | 0.10, 0.20, 0.60 | {240 / most:.2f} | 3 |"
     assert row in page
     assert "0.35 points: reached by a mean loss of 0.30" in page
     assert f"timesteps {most}" in page
+
+
+def test_a_trial_is_the_mean_over_the_seeds_and_a_hopeless_one_ends_with_the_first(script, tmp_path, monkeypatch):
+    plan = script.Plan(tmp_path)
+    monkeypatch.setattr(script, "compare", lambda plan, part, encoding, seed: {"loss": [0.3, 0.6, 3.0][seed]})
+    assert script.validate(plan, "ttfs") == {"loss": pytest.approx(1.3)}
+    monkeypatch.setattr(script, "compare", lambda plan, part, encoding, seed: {"loss": [3.0, 0.6, 0.3][seed]})
+    assert script.validate(plan, "ttfs") == {"loss": 3.0}
 
 
 def test_spaces_hold_settings_that_experiments_take(script):
