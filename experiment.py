@@ -51,6 +51,7 @@ from spiking import report, summaries
 from spiking.calibration import METHODS
 from spiking.correction import CORRECTIONS
 from spiking.diagnosis import Diagnosis
+from spiking.quantisation import QuantisedReLU
 from spiking.report import plain
 from spiking.statistics import Analysis
 from spiking.summaries import ANALYSIS_METRICS
@@ -163,6 +164,8 @@ class Experiment:
         per_channel: whether it is chosen per channel or per layer; `None` for the encoding's own.
         correction: "shifts" or "output", fitted on the calibration images for those encodings that round to the
             nearest level, see `spiking.correction`; `None` for none.
+        training_levels: trains the ANN of those encodings with activations rounded to so many levels
+            (`spiking.quantisation.QuantisedReLU`); with as many time steps its conversion is exact. `None` for ReLU.
         strategy: a `tf.distribute.MirroredStrategy` whose devices share the images of each batch, in training and for
             the accuracies of ANN and SNN; the analysis runs on one of them. The numbers are those of a single device
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
@@ -208,6 +211,7 @@ class Experiment:
         normalisation: str | None = None,
         per_channel: bool | None = None,
         correction: str | None = None,
+        training_levels: int | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ):
         self.batch_size_ann_training = check_count("batch_size_ann_training", batch_size_ann_training)
@@ -231,12 +235,19 @@ class Experiment:
         self.strategy = check_strategy(strategy)
         self.correction = check_option("correction", correction, (None, *CORRECTIONS))
         self.settings = self._settings_per_encoding(encoding)
-        if self.correction and not any(map(self._rounds, self.settings)):
+        self.training_levels = None if training_levels is None else check_count("training_levels", training_levels)
+        if self.correction and self.training_levels:
             raise ValueError(
-                "A correction is for encodings that round to the nearest level: 'ttfs_exact', or 'rate' with "
-                f"encoding_options={{'initial_potential': 0.5}}. Received: correction={correction!r} with "
-                f"encoding={list(self.settings)}"
+                "An ANN trained with rounded activations needs no correction. Received: "
+                f"training_levels={training_levels} with correction={correction!r}. Leave one of them out."
             )
+        for argument in ("correction", "training_levels"):
+            if getattr(self, argument) and not any(map(self._rounds, self.settings)):
+                raise ValueError(
+                    f"{argument} is for encodings that round to the nearest level: 'ttfs_exact', or 'rate' with "
+                    f"encoding_options={{'initial_potential': 0.5}}. Received: "
+                    f"{argument}={getattr(self, argument)!r} with encoding={list(self.settings)}"
+                )
         self.encoding = next(iter(self.settings))
         self.training_function = check_training_function(training_function)
         function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
@@ -302,6 +313,8 @@ class Experiment:
 
         Encodings whose activations are equal share one ANN.
         """
+        if self.training_levels and self._rounds(encoding):
+            return QuantisedReLU(self.training_levels)
         return spiking.get_encoding(encoding).hidden_activation(self.beta)
 
     def convert(self, encoding: str | None = None) -> spiking.SpikingSequential:
@@ -439,7 +452,7 @@ class Experiment:
         """All settings that may influence the result; those that are `None`, for "not used here", are left out."""
         names = ("batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile")
         names += ("tau", "threshold", "beta", "image_size_rescale", "image_depth_increase", "max_images", "seed")
-        names += ("normalisation", "per_channel", "correction")
+        names += ("normalisation", "per_channel", "correction", "training_levels")
         values = {name: getattr(self, name) for name in names}
         values |= {"encoding": encoding, "dataset": self.data.name, "training_function": self.network}
         values |= self.settings[encoding]
@@ -810,6 +823,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
     add("--per-channel", action=argparse.BooleanOptionalAction, help="per channel, or per layer (default: the same)")
     add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CORRECTIONS)} (default: none)")
+    add("--training-levels", type=int, metavar="L", help="train with activations of L levels, for what rounds")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
     add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")

@@ -164,10 +164,10 @@ def page(plan: Plan, rows: Sequence[str], settings: Sequence[str], best: float) 
             "",
             f"LeNet-5 with max pooling, {plan.epochs} epochs on {count('train')} training images; {plan.held_out} more "
             f"were held out. Per code a random search of {plan.trials} trials, judged by the loss on "
-            f"{count('validation')} held-out images, the mean over the ANNs of the seeds {SEEDS}; a trial that loses more "
-            f"than {HOPELESS:g} points on {FIRST_LOOK} images ends there. Then once all {count('test')} test images, "
-            "with the same ANNs, calibrated on 1000 training images. Loss: points of accuracy below the ANN of the "
-            "same code and seed; mean ± standard deviation over the seeds. The thesis's best loss is "
+            f"{count('validation')} held-out images, the mean over the ANNs of the seeds {SEEDS}; a trial that loses "
+            f"more than {HOPELESS:g} points on {FIRST_LOOK} images ends there. Then once all {count('test')} test "
+            "images, with the same ANNs, calibrated on 1000 training images. Loss: points of accuracy below the ANN of "
+            "the same code and seed; mean ± standard deviation over the seeds. The thesis's best loss is "
             f"{BEST_LOSS} points: {verdict} by a mean loss of {best:.2f} points.",
             "",
             "| code | ANN % | SNN % | loss, points | each seed | on validation | trials |",

@@ -19,6 +19,7 @@ import conversion
 import experiment as module
 import spiking
 from experiment import Experiment, main
+from spiking.quantisation import QuantisedReLU
 
 # Keras' TensorBoard callback reads the learning rate by np.array(variable), which NumPy 2 wants to have a copy keyword.
 pytestmark = pytest.mark.filterwarnings(
@@ -248,6 +249,24 @@ def test_a_correction_needs_an_encoding_that_rounds(tmp_path):
         make(tmp_path, encoding="ttfs", correction="output")
 
 
+def test_an_ann_trained_with_rounded_activations_converts_without_error(tmp_path):
+    experiment = make(
+        tmp_path, encoding=["rate", "ttfs_exact"], timesteps=4, training_levels=4, training_function="denseonly1"
+    )
+    experiment.train("rate"), experiment.train("ttfs_exact")
+    plain, rounded = (experiment.result(name).ann.model for name in ("rate", "ttfs_exact"))
+    assert [sum(isinstance(layer, QuantisedReLU) for layer in ann.layers) > 0 for ann in (plain, rounded)] == [0, 1]
+    snn, images = experiment.convert("ttfs_exact"), experiment.data.x_test
+    np.testing.assert_allclose(snn(images), rounded(images), atol=1e-5)
+    assert experiment.hyperparameters("ttfs_exact")["training_levels"] == 4
+
+
+@pytest.mark.parametrize("others", [{"encoding": "ttfs"}, {"encoding": "rate"}, {"correction": "shifts"}])
+def test_training_levels_need_an_encoding_that_rounds_and_no_correction(tmp_path, others):
+    with pytest.raises(ValueError, match="training_levels=4"):
+        make(tmp_path, **{"encoding": "ttfs_exact", "training_levels": 4, **others})
+
+
 def test_files_of_a_run(finished):
     experiment, metrics, folder = finished
     run = folder / "experiments" / "tiny run"
@@ -365,6 +384,7 @@ def test_json_is_strict():
         *({"normalisation": value} for value in ("median", 3)),
         *({"per_channel": value} for value in ("yes", 2)),
         *({"correction": value} for value in ("bias", True)),
+        *({"training_levels": value} for value in (0, 2.5)),
         {"strategy": "mirrored"},
         {"image_size_rescale": 0},
         {"image_depth_increase": 1.5},
