@@ -10,8 +10,11 @@ at any time.
 
 import argparse
 import collections
+import functools
 import json
 import os
+import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -22,41 +25,83 @@ sys.path.insert(0, str(ROOT))
 
 import keras  # noqa: E402  the path and TensorFlow's log level come first
 import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from ann_training import load_dataset  # noqa: E402
-from conversion import convert_ann_to_snn, snn_activation_analysis  # noqa: E402
+from conversion import (  # noqa: E402
+    ann_and_snn_activations_per_layer,
+    calibrate,
+    convert_ann_to_snn,
+    diagnose,
+    snn_activation_analysis,
+)
+from spiking.quantisation import QuantisedReLU  # noqa: E402
 from spiking.rate import low_latency  # noqa: E402
 
 RESULTS, PAGE = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "DEEP.md"
+COST = ROOT / "docs" / "deep_cost.json"
 PICTURE = ROOT / "docs" / "pictures" / "deep.png"
-NETWORKS = {
-    "vgg16_slim_cifar10": "VGG-16, quarter width, max pooling, BatchNorm before the activation",
-    "strided_cifar10": "13 layers, strided convolutions, average pooling, BatchNorm behind the activation",
-}
 CALIBRATION_IMAGES = 10000
-ANALYSED_IMAGES = 500  # for spikes, operations and energy, which hardly vary
+COSTS = {"percentile": {}, "percentile per channel": {"per_channel": True}, "mse per channel": {"method": "mse",
+         "per_channel": True, "levels": 16}}  # fmt: skip
+ANALYSED_IMAGES = 500  # for spikes, operations, energy and diagnosis, which hardly vary
 BATCH = 250
+DIAGNOSED = ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")  # at chance or near it: a thousand images show it
+LEVELS = 8  # of the network trained with rounded activations
+
+
+class Mirrored:
+    """Calibration images in batches, in another order in every pass, each mirrored or not by chance."""
+
+    def __init__(self, images: np.ndarray, seed: int = 0, batch: int = 100):
+        self.images, self.random, self.batch = images, np.random.default_rng(seed), batch
+
+    def __call__(self):
+        for chosen in np.array_split(self.random.permutation(len(self.images)), len(self.images) // self.batch):
+            mirror = self.random.random(len(chosen)) < 0.5
+            yield np.where(mirror[:, None, None, None], self.images[chosen, :, ::-1], self.images[chosen])
+
 
 # Recipe: settings of the conversion, given the number of time steps.
 RECIPES = {
     "default": lambda steps: {},
     "θ per layer": lambda steps: {"per_channel": False},
+    "θ per channel": lambda steps: {"per_channel": True},
     "99.9% percentile": lambda steps: {"normalisation": "percentile"},
     "maximum": lambda steps: {"normalisation": "max"},
     "shifts": lambda steps: {"correction": "shifts"},
     "output": lambda steps: {"correction": "output"},
+    "output, mirrored": lambda steps: {"correction": "output"},
     "low latency": low_latency,
     "low latency, mse": lambda steps: {**low_latency(steps), "normalisation": "mse"},
 }
+AUGMENTED = {"output, mirrored": Mirrored}  # recipe -> what gives its calibration images
 # (encoding, recipe, time steps)
 RUNS = [
-    *(("ttfs_exact", recipe, steps) for steps in (64, 32, 16, 8) for recipe in ("default", "output", "shifts")),
+    *(
+        ("ttfs_exact", recipe, steps)
+        for steps in (64, 32, 16, 8)
+        for recipe in ("default", "output, mirrored", "output", "shifts")
+    ),
     *(("ttfs_exact", recipe, 16) for recipe in ("θ per layer", "99.9% percentile", "maximum")),
-    *(("rate", "low latency", steps) for steps in (32, 64, 128)),
-    *(("rate", recipe, 64) for recipe in ("default", "low latency, mse")),
-    *((encoding, "default", 120) for encoding in ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")),
+    *(("rate", recipe, steps) for steps in (32, 64, 128) for recipe in ("low latency", "default")),
+    *(("rate", recipe, 64) for recipe in ("θ per channel", "low latency, mse")),
+    *((encoding, "default", 120) for encoding in DIAGNOSED),
 ]
+RUNS_QUANTISED = [
+    *(("ttfs_exact", "default", steps) for steps in (LEVELS, 4 * LEVELS)),
+    *(("rate", "low latency", steps) for steps in (LEVELS, 4 * LEVELS)),
+]
+# File name: (title, runs).
+NETWORKS = {
+    "vgg16_slim_cifar10": ("VGG-16, quarter width, max pooling, BatchNorm before the activation", RUNS),
+    "strided_cifar10": (
+        "13 layers, strided convolutions, average pooling, BatchNorm behind the activation",
+        RUNS,
+    ),
+    "quantised_cifar10": (f"a small VGG, trained with activations of {LEVELS} levels", RUNS_QUANTISED),
+}
 
 
 def read_results() -> list[dict]:
@@ -71,16 +116,28 @@ def scores(model, images) -> np.ndarray:
     )
 
 
+def rounding_ties(ann, snn, images) -> float:
+    """Share of the activations in which SNN and ANN are more than half a level apart."""
+    pairs = ann_and_snn_activations_per_layer(ann, snn, images)
+    apart = [
+        np.abs(expected - found).ravel() > np.min(scale) / snn.timesteps / 2
+        for (expected, found), scale in zip(pairs.values(), snn.scales, strict=True)
+    ]
+    return float(np.mean(np.concatenate(apart)))
+
+
 def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> dict:
     """One line of the results: converts and evaluates on the first test images."""
     x, y = data.x_test[:images], data.y_test[:images]
     started = time.perf_counter()
-    snn = convert_ann_to_snn(ann, data.x_train[:CALIBRATION_IMAGES], encoding, steps, **RECIPES[recipe](steps))
+    calibration = AUGMENTED.get(recipe, np.asarray)(data.x_train[:CALIBRATION_IMAGES])
+    snn = convert_ann_to_snn(ann, calibration, encoding, steps, **RECIPES[recipe](steps))
     converted = time.perf_counter()
     expected, found = scores(ann, x).argmax(-1), scores(snn, x).argmax(-1)
     finished = time.perf_counter()
     analysis = snn_activation_analysis(snn, x[:ANALYSED_IMAGES])
     most = max(int(np.flatnonzero(layer.spike_count_histogram)[-1]) for layer in analysis.layers if layer.holds_neurons)
+    rounds = any(isinstance(layer, QuantisedReLU) for layer in ann.layers)
     return {
         "encoding": encoding,
         "recipe": recipe,
@@ -96,8 +153,76 @@ def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> d
         "energy_ratio": analysis.snn_energy / analysis.ann_energy,
         "conversion_seconds": converted - started,
         "evaluation_seconds": finished - converted,
+        "ties": rounding_ties(ann, snn, x[:100]) if encoding == "ttfs_exact" and rounds else None,
+        "diagnosis": str(diagnose(ann, snn, x[:100])) if encoding in DIAGNOSED else None,
         "keras": keras.__version__,
     }
+
+
+def cost() -> dict:
+    """Seconds and peak memory of calibration and corrections on the VGG, in a process that does nothing else."""
+    ann = keras.models.load_model(ROOT / "benchmarks" / "models" / "vgg16_slim_cifar10.keras", compile=False)
+    images = load_dataset("cifar10").x_train[:CALIBRATION_IMAGES]
+    forward = tf.function(ann)
+
+    def seconds(work, repetitions=3):
+        times = []
+        for _ in range(repetitions):
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    def forward_pass():
+        for start in range(0, len(images), BATCH):
+            forward(tf.constant(images[start : start + BATCH]))
+
+    forward_pass()  # traces
+    before = peak_memory()
+    found = {"forward": seconds(forward_pass)}
+    for name, settings in COSTS.items():
+        found[name] = seconds(functools.partial(calibrate, ann, images, **settings))
+        found[f"{name}, 100 images"] = seconds(functools.partial(calibrate, ann, images[:100], **settings))
+    found |= {"MiB before": before, "MiB": peak_memory()}
+    convert = functools.partial(convert_ann_to_snn, ann, images[:1000], "ttfs_exact", 16)
+    for correction in ("shifts", "output"):
+        found[correction] = seconds(functools.partial(convert, correction=correction), 1)
+    return found
+
+
+def peak_memory() -> float:
+    """Peak resident set of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def cost_table(found: dict) -> list[str]:
+    """The section on what calibration costs."""
+    rows = [
+        f"| {name} | {found[name]:.1f} | {found[name] / found['forward']:.1f} | {found[f'{name}, 100 images']:.1f} |"
+        for name in COSTS
+    ]
+    return [
+        "",
+        "## What calibration costs",
+        "",
+        f"`python benchmarks/deep.py --cost`, the VGG, {CALIBRATION_IMAGES} images; median of 3. A forward pass of the "
+        f"ANN over them takes {found['forward']:.1f} s. Peak memory of the process, with TensorFlow and the data set: "
+        f"{found['MiB']:.0f} MiB, of which {found['MiB before']:.0f} MiB stood before the first calibration.",
+        "",
+        "| method | seconds | forward passes | on 100 images, seconds: the constant |",
+        "| --- | --- | --- | --- |",
+        *rows,
+        "",
+        f"Conversion with a correction, on 1000 images: `shifts`, layer after layer, {found['shifts']:.1f} s; "
+        f"`output`, all layers at once, {found['output']:.1f} s.",
+    ]
+
+
+def first_findings(diagnosis: str, most: int = 3) -> list[str]:
+    """A diagnosis cut behind its first findings."""
+    lines = diagnosis.splitlines()
+    cut = next((n for n, line in enumerate(lines) if line.startswith(f"{most + 1}. ")), len(lines))
+    return lines[:cut]
 
 
 def page(lines: list[dict]) -> str:
@@ -113,17 +238,19 @@ def page(lines: list[dict]) -> str:
         "here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
         "",
         "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "
-        "`rate`: 99.9% percentile per layer). `shifts` and `output` are `correction=` of `convert_ann_to_snn`. `low "
-        "latency` is `spiking.rate.low_latency`: V(0) = θ/2, percentile per channel, and a read-out that ignores the "
-        "first half of the steps.",
+        "`rate`: 99.9% percentile per layer). `shifts` and `output` are `correction=` of `convert_ann_to_snn`; "
+        "`output, mirrored` gives it the same images in a new order in every pass, each mirrored or not by chance. "
+        "`low latency` is `spiking.rate.low_latency`: V(0) = θ/2, percentile per channel, and a read-out that ignores "
+        "the first half of the steps.",
         "",
         "![Loss of accuracy over time steps](pictures/deep.png)",
     ]
-    for network, title in NETWORKS.items():
+    for network, (title, _) in NETWORKS.items():
         rows = [line for line in lines if line["network"] == network]
         if not rows:
             continue
-        text += ["", f"## {network}: {title}", "", f"ANN: {rows[0]['ann']:.2%} on {rows[0]['images']} images.", ""]
+        full = max(rows, key=lambda row: row["images"])
+        text += ["", f"## {network}: {title}", "", f"ANN: {full['ann']:.2%} on {full['images']} images.", ""]
         text += [
             "| code | recipe | T or N | images | loss | same class | spikes a neuron | at most | operations | "
             "energy/ANN |",
@@ -135,12 +262,21 @@ def page(lines: list[dict]) -> str:
             f"{row['most_spikes']} | {row['synaptic_operations'] / 1e6:.1f} M | {row['energy_ratio']:.2f} |"
             for row in sorted(rows, key=lambda row: (row["encoding"], row["recipe"], row["timesteps"]))
         ]
+        for row in rows:
+            if row.get("ties") is not None:
+                text += ["", f"N={row['timesteps']}: {row['ties']:.2g} of all activations of 100 images lie more than "
+                         "half a level beside the ANN's."]  # fmt: skip
+            if row.get("diagnosis"):
+                text += ["", f"Why `{row['encoding']}` fails, `conversion.diagnose` on 100 images:", "", "```"]
+                text += [*first_findings(row["diagnosis"]), "```"]
+    if COST.exists():
+        text += cost_table(json.loads(COST.read_text()))
     return "\n".join(text) + "\n"
 
 
 def picture(lines: list[dict]) -> Figure:
     """Loss over time steps, a panel for each network, a line for each code and recipe with more than one number."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, len(NETWORKS), sharey=True)
     for axes, network in zip(panels, NETWORKS, strict=True):
         curves = collections.defaultdict(list)
@@ -165,17 +301,20 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--encodings", nargs="+", default=sorted({run[0] for run in RUNS}))
     parser.add_argument("--most-steps", type=int, default=1024, help="leave out runs with more time steps")
+    parser.add_argument("--cost", action="store_true", help="measure what calibration costs, and nothing else")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     args = parser.parse_args()
-    data = None if args.page else load_dataset("cifar10")
+    if args.cost:
+        COST.write_text(json.dumps(cost(), indent=1) + "\n")
+    idle = args.page or args.cost
+    data = None if idle else load_dataset("cifar10")
     done = {(line["network"], line["encoding"], line["recipe"], line["timesteps"]) for line in read_results()}
-    for network in [] if args.page else args.networks:
+    for network in [] if idle else args.networks:
         ann = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{network}.keras", compile=False)
-        for encoding, recipe, steps in RUNS:
+        for encoding, recipe, steps in NETWORKS[network][1]:
             if (network, encoding, recipe, steps) in done or encoding not in args.encodings or steps > args.most_steps:
                 continue
-            # The first three codes are at chance here; a thousand images show it.
-            images = 1000 if encoding not in ("rate", "ttfs_exact") else len(data.x_test)
+            images = 1000 if encoding in DIAGNOSED else len(data.x_test)
             line = {"network": network, **measure(ann, data, encoding, recipe, steps, images)}
             with RESULTS.open("a") as file:
                 file.write(json.dumps(line) + "\n")
