@@ -34,14 +34,14 @@ SEEDS = [0, 1, 2]  # of the ANNs
 FIRST_LOOK, HOPELESS = 500, 2.0  # images after which a trial is given up, if it loses more points than that
 
 # T/θ: a neuron whose current is 1, full activity, fires after θ steps, so this is how many layers' time there is.
-LAYERS_OF_TIME = OptimizableValue("layers_of_time", RealInterval("uniform", low=5, high=10))
+LAYERS_OF_TIME = OptimizableValue("layers_of_time", RealInterval("uniform", low=6.5, high=9))
 SPACE = [
     LAYERS_OF_TIME,
-    OptimizableValue("timesteps", DiscreteValues([120, 240, 360, 500])),
+    OptimizableValue("timesteps", DiscreteValues([240, 360, 500])),
     OptimizableValue("norm_percentile", DiscreteValues([98.0, 99.0, 99.9])),
     OptimizableValue("per_channel", DiscreteValues([False, True])),
 ]
-CLAMP = OptimizableValue("beta", DiscreteValues([0.05, 0.1, 0.25]))
+CLAMP = OptimizableValue("beta", DiscreteValues([0.1, 0.25, 0.5]))
 SPACES = {"ttfs": SPACE, "ttfs_dyn_thresh": SPACE, "ttfs_clamped": [*SPACE, CLAMP]}
 BESIDE = {"ttfs_exact": {"timesteps": 32}}  # not searched
 
@@ -65,7 +65,7 @@ class Plan:
     held_out: int = 5000
     validation_images: int = 5000
     epochs: int = 10
-    trials: int = 24
+    trials: int = 16
     max_images: int | None = None
 
 
