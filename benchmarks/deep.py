@@ -38,6 +38,7 @@ from conversion import (  # noqa: E402
 )
 from spiking.quantisation import QuantisedReLU  # noqa: E402
 from spiking.rate import low_latency  # noqa: E402
+from spiking.simulation import reduce_precision  # noqa: E402
 
 RESULTS, PAGE = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "DEEP.md"
 COST = ROOT / "docs" / "deep_cost.json"
@@ -74,9 +75,11 @@ RECIPES = {
     "output": lambda steps: {"correction": "output"},
     "output, mirrored": lambda steps: {"correction": "output"},
     "low latency": low_latency,
+    "low latency, bfloat16": low_latency,
     "low latency, mse": lambda steps: {**low_latency(steps), "normalisation": "mse"},
 }
 AUGMENTED = {"output, mirrored": Mirrored}  # recipe -> what gives its calibration images
+REDUCED = {"low latency, bfloat16": "bfloat16"}  # recipe -> dtype of the synapses between hidden layers
 # (encoding, recipe, time steps)
 RUNS = [
     *(
@@ -87,6 +90,7 @@ RUNS = [
     *(("ttfs_exact", recipe, 16) for recipe in ("θ per layer", "99.9% percentile", "maximum")),
     *(("rate", recipe, steps) for steps in (32, 64, 128) for recipe in ("low latency", "default")),
     *(("rate", recipe, 64) for recipe in ("θ per channel", "low latency, mse")),
+    ("rate", "low latency, bfloat16", 32),
     *((encoding, "default", 120) for encoding in DIAGNOSED),
 ]
 RUNS_QUANTISED = [
@@ -132,12 +136,13 @@ def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> d
     started = time.perf_counter()
     calibration = AUGMENTED.get(recipe, np.asarray)(data.x_train[:CALIBRATION_IMAGES])
     snn = convert_ann_to_snn(ann, calibration, encoding, steps, **RECIPES[recipe](steps))
+    reduce_precision(snn, REDUCED.get(recipe))
     converted = time.perf_counter()
     expected, found = scores(ann, x).argmax(-1), scores(snn, x).argmax(-1)
     finished = time.perf_counter()
     analysis = snn_activation_analysis(snn, x[:ANALYSED_IMAGES])
     most = max(int(np.flatnonzero(layer.spike_count_histogram)[-1]) for layer in analysis.layers if layer.holds_neurons)
-    rounds = any(isinstance(layer, QuantisedReLU) for layer in ann.layers)
+    levels = {layer.levels for layer in ann.layers if isinstance(layer, QuantisedReLU)}
     return {
         "encoding": encoding,
         "recipe": recipe,
@@ -153,7 +158,7 @@ def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> d
         "energy_ratio": analysis.snn_energy / analysis.ann_energy,
         "conversion_seconds": converted - started,
         "evaluation_seconds": finished - converted,
-        "ties": rounding_ties(ann, snn, x[:100]) if encoding == "ttfs_exact" and rounds else None,
+        "ties": rounding_ties(ann, snn, x[:100]) if encoding == "ttfs_exact" and steps in levels else None,
         "diagnosis": str(diagnose(ann, snn, x[:100])) if encoding in DIAGNOSED else None,
         "keras": keras.__version__,
     }
@@ -241,7 +246,8 @@ def page(lines: list[dict]) -> str:
         "`rate`: 99.9% percentile per layer). `shifts` and `output` are `correction=` of `convert_ann_to_snn`; "
         "`output, mirrored` gives it the same images in a new order in every pass, each mirrored or not by chance. "
         "`low latency` is `spiking.rate.low_latency`: V(0) = θ/2, percentile per channel, and a read-out that ignores "
-        "the first half of the steps.",
+        "the first half of the steps. With `bfloat16` the synapses between hidden layers compute in that dtype "
+        "(`spiking.simulation.reduce_precision`).",
         "",
         "![Loss of accuracy over time steps](pictures/deep.png)",
     ]

@@ -141,14 +141,20 @@ LINEAR: dict[type, LinearKind] = {
 }
 
 
-def kernels_of(layer) -> list[np.ndarray]:
-    """The weights of a layer but its bias, in float64."""
+def kernel_variables(layer) -> list:
+    """The weights of a layer but its bias."""
     bias = getattr(layer, "bias", None)
-    return [np.asarray(weight, np.float64) for weight in layer.weights if weight is not bias]
+    return [weight for weight in layer.weights if weight is not bias]
+
+
+def kernels_of(layer) -> list[np.ndarray]:
+    """The same, in float64."""
+    return [np.asarray(weight, np.float64) for weight in kernel_variables(layer)]
 
 
 def copy_layer(layer, input_shape, dtype: str, kernels=None, **changes):
-    """A built copy of a layer: its own variables, in `dtype`, without regularisers.
+    """A built copy of a layer: its own variables, in `dtype`, without regularisers, and with initializers that cost
+    nothing, because the weights follow.
 
     Args:
         layer: a built Keras layer.
@@ -159,18 +165,18 @@ def copy_layer(layer, input_shape, dtype: str, kernels=None, **changes):
     """
     config = {**layer.get_config(), "dtype": dtype, **changes}
     config |= {key: None for key in config if key.endswith(("_regularizer", "_constraint"))}
+    config |= {key: "zeros" for key in config if key.endswith("_initializer")}
     copied = type(layer).from_config(config)
     copied.build((None, *input_shape))
-    weights = [np.asarray(weight) for weight in layer.weights] if kernels is None else kernels
-    if weights:
-        copied.set_weights(weights)
+    for own, weight in zip(copied.weights, layer.weights if kernels is None else kernels, strict=True):
+        own.assign(keras.ops.cast(weight, own.dtype))
     return copied
 
 
 def linear_part(layer, input_shape):
     """The linear part of an ANN layer: a float64 copy without bias and activation."""
     changes = {key: value for key, value in (("use_bias", False), ("activation", None)) if key in layer.get_config()}
-    return copy_layer(layer, input_shape, "float64", kernels_of(layer), **changes)
+    return copy_layer(layer, input_shape, "float64", kernel_variables(layer), **changes)
 
 
 def apply(layers, values: np.ndarray) -> np.ndarray:
