@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 def __getattr__(name: str):
     """`RepeatedExperiment` belongs here too, but stands in a module of its own, which needs this one."""
     if name == "RepeatedExperiment":
-        from trials import RepeatedExperiment
+        from optimization import RepeatedExperiment
 
         return RepeatedExperiment
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

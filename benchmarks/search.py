@@ -28,7 +28,6 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  the path comes first
 
 import optimization  # noqa: E402
-import trials as trials_module  # noqa: E402
 from optimization import DiscreteInterval, OptimizableValue, RealInterval, RepeatedExperiment, search  # noqa: E402
 
 REPORT = ROOT / "docs" / "SEARCH.md"
@@ -87,9 +86,9 @@ class Memory(logging.Handler):
 def tiny_search(folder: Path, trials: int) -> list:
     """A random search with real Experiments. Returns time and memory after each trial."""
     memory = Memory()
-    trials_module.logger.addHandler(memory)
-    trials_module.logger.setLevel(logging.INFO)
-    trials_module.logger.propagate = False
+    optimization.logger.addHandler(memory)
+    optimization.logger.setLevel(logging.INFO)
+    optimization.logger.propagate = False
     space = [OptimizableValue("timesteps", DiscreteInterval(5, 40))]
     space += [OptimizableValue("threshold", RealInterval("uniform", low=0.5, high=2))]
     search(tiny_arguments(), space, trials, "snn/eval/validation", validation=0.2, folder=folder)

@@ -24,8 +24,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  the path comes first
 
 from ann_training import load_dataset  # noqa: E402
-from optimization import DiscreteValues, OptimizableValue, RealInterval, search  # noqa: E402
-from trials import RepeatedExperiment, statistics  # noqa: E402
+from optimization import (  # noqa: E402
+    DiscreteValues,
+    OptimizableValue,
+    RealInterval,
+    RepeatedExperiment,
+    search,
+    statistics,
+)
 
 PAGE = ROOT / "docs" / "THESIS.md"
 NETWORK = "lenet5_maxpool"

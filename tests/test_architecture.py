@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOP_LEVEL = {"ann_training", "conversion", "experiment", "optimization", "plotting", "trials"}
+TOP_LEVEL = {"ann_training", "conversion", "experiment", "optimization", "plotting"}
 # module -> modules of this project it may import when it is imported
 MAY_IMPORT = {
     "spiking": set(),
@@ -14,13 +14,12 @@ MAY_IMPORT = {
     "plotting": set(),
     "conversion": {"spiking"},
     "experiment": {"spiking", "conversion", "ann_training"},
-    "trials": {"spiking", "conversion", "ann_training", "experiment"},
-    "optimization": {"spiking", "conversion", "ann_training", "experiment", "trials"},
+    "optimization": {"spiking", "conversion", "ann_training", "experiment"},
 }
 # Inside functions only plotting may come in, and never the other way round; and `experiment.RepeatedExperiment` is that
-# of `trials`, fetched when asked for.
+# of `optimization`, fetched when asked for.
 MAY_IMPORT_LATER = {"plotting"}
-PASSES_ON = {"experiment": {"trials"}}
+PASSES_ON = {"experiment": {"optimization"}}
 ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
 # ttfs_clamped is ttfs with another ANN activation, ttfs_dynthresh is ttfs with another threshold
 MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}

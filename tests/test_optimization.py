@@ -21,12 +21,13 @@ from optimization import (
     OptimizableValue,
     RealInterval,
     RepeatedExperiment,
+    derived_seed,
     drawn_values,
     main,
+    open_ledger,
     parse_vary,
     search,
 )
-from trials import derived_seed, open_ledger
 
 ROOT = Path(optimization.__file__).parent
 SPACE = [
