@@ -7,6 +7,7 @@ Time: `snn_activation_analysis` (spikes, spike times, operations, energy, accura
 thread; runs interleaved, medians. Memory: the peak resident set of a fresh process per line.
 """
 
+import argparse
 import functools
 import json
 import os
@@ -89,7 +90,7 @@ def measure_memory(images: int, timesteps: int) -> dict:
 
 def in_fresh_process(*arguments):
     """What this script prints as its last line when called with these arguments."""
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -143,17 +144,20 @@ def page(cost: dict, memory: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+MEASURES = {"time": measure_time, "memory": measure_memory}
+
+
 def main() -> None:
-    what, *numbers = sys.argv[1:] or ["all"]
-    if what == "time":
-        print(json.dumps(measure_time(*map(int, numbers))))
-    elif what == "memory":
-        print(json.dumps(measure_memory(*map(int, numbers))))
-    else:
-        cost = in_fresh_process("time", IMAGES, REPEATS)
-        memory = [in_fresh_process("memory", *run) for run in MEMORY_RUNS]
-        PAGE.write_text(page(cost, memory))
-        print(PAGE.read_text())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    chosen = parser.parse_args().measure
+    if chosen:
+        print(json.dumps(MEASURES[chosen[0]](*map(int, chosen[1:]))))
+        return
+    cost = in_fresh_process("time", IMAGES, REPEATS)
+    memory = [in_fresh_process("memory", *run) for run in MEMORY_RUNS]
+    PAGE.write_text(page(cost, memory))
+    print(PAGE.read_text())
 
 
 if __name__ == "__main__":
