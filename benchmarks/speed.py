@@ -213,6 +213,48 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def measure_depth(depth: str) -> dict:
+    """CPU seconds and peak MiB: 100 images, so many convolutions of 16 filters, random weights; `rate`, T = 32."""
+    one_core()
+    import keras
+    import numpy as np
+    from keras import layers as kl
+
+    from conversion import convert_ann_to_snn
+
+    keras.utils.set_random_seed(0)
+    hidden = [kl.Conv2D(16, 3, padding="same", activation="relu") for _ in range(int(depth))]
+    ann = keras.Sequential([keras.Input((28, 28, 1)), *hidden, kl.Flatten(), kl.Dense(10)])
+    images = np.random.default_rng(0).random((BATCH, 28, 28, 1), np.float32)
+    snn = convert_ann_to_snn(ann, images, "rate", 32)
+    calls = {"ann": forward_pass(ann), "loop": snn.simulate}
+    seconds = interleaved(calls, batches_of(images, BATCH, BATCH), 3)
+    return {"depth": int(depth), **{name: float(np.median(spent)) for name, spent in seconds.items()}, "mib": peak()}
+
+
+def measure_images(number: str) -> dict:
+    """CPU seconds and peak MiB of an accuracy on so many images, LeNet-5, `rate`, T=20; and of the input pipeline."""
+    one_core()
+    import numpy as np
+
+    from conversion import labelled_batches, snn_accuracy
+
+    ann, data = trained_network(LENET)
+    snn = converted(ann, data, "rate", 20)
+    repeated = -(-int(number) // len(data.x_test))
+    x, y = (np.concatenate([part] * repeated)[: int(number)] for part in data.test)
+    snn_accuracy(snn, x[:BATCH], y[:BATCH], batch_size=BATCH)
+    found = {"images": int(number)}
+    for name, work in (
+        ("evaluation", lambda: snn_accuracy(snn, x, y, batch_size=BATCH)),
+        ("pipeline", lambda: list(labelled_batches(snn, x, y, BATCH))),
+    ):
+        start = time.process_time()
+        work()
+        found[name] = time.process_time() - start
+    return {**found, "mib": peak()}
+
+
 def measure_full_size(encoding: str) -> dict:
     """VGG-16 at 224 × 224 with random weights, batch 8."""
     import keras
@@ -283,6 +325,8 @@ MEASURES = {
     "steps": measure_steps,
     "batches": measure_batches,
     "memory": measure_memory,
+    "depth": measure_depth,
+    "images": measure_images,
     "full_size": measure_full_size,
     "start": measure_start,
     "cores": measure_cores,
@@ -295,6 +339,8 @@ PARTS = {
     "batches": [()],
     "memory": [(encoding, steps, "100") for encoding in ENCODINGS for steps in ("8", "1024")]
     + [("rate", "100", str(size)) for size in BATCHES],
+    "depth": [(str(depth),) for depth in (2, 4, 8, 16, 32)],
+    "images": [(str(number),) for number in (100, 1000, 10000, 50000)],
     "full_size": [(encoding,) for encoding in ENCODINGS],
     "start": [()],
     "cores": [("1",), ("2",)],

@@ -142,6 +142,25 @@ def memory(rows) -> list[str]:
             "statistics included:", "", *grid(["encoding", "T or N", "batch", "MiB"], body), "", picture]  # fmt: skip
 
 
+def depth(rows) -> list[str]:
+    body = [[r["depth"], f"{r['ann']:.3f}", f"{r['loop']:.2f}", f"{r['mib']:.0f}"] for r in rows]
+    curves = [("simulation", [(r["depth"], r["loop"]) for r in rows]), ("ANN", [(r["depth"], r["ann"]) for r in rows])]
+    picture = draw("speed_depth.png", curves, "convolutions", "CPU s for 100 images")
+    return ["## Over the depth", "", "100 images of 28 × 28, convolutions with 16 filters each, `rate`, T = 32:", "",
+            *grid(["convolutions", "ANN, CPU s", "simulation, CPU s", "peak MiB"], body), "", picture]  # fmt: skip
+
+
+def images(rows) -> list[str]:
+    body = [
+        [r["images"], f"{r['evaluation']:.2f}", f"{r['pipeline']:.4f}", f"{r['pipeline'] / r['evaluation']:.2%}",
+         f"{r['mib']:.0f}"]
+        for r in rows
+    ]  # fmt: skip
+    head = ["images", "evaluation, CPU s", "input pipeline alone, CPU s", "share", "peak MiB, the images included"]
+    return ["## Over the images", "", "`snn_accuracy`, LeNet-5, `rate`, T = 20, batches of 100; an image has 3 KiB:",
+            "", *grid(head, body)]  # fmt: skip
+
+
 def full_size(rows) -> list[str]:
     body = [[r["encoding"], f"{r['conversion']:.0f}", f"{r['run']:.1f}", f"{r['mib'] / 1024:.1f}"] for r in rows]
     head = ["encoding", "conversion, s", "first batch, s", "peak GiB"]
@@ -174,6 +193,8 @@ SECTIONS = {
     "steps": steps,
     "batches": batches,
     "memory": memory,
+    "depth": depth,
+    "images": images,
     "full_size": full_size,
     "start": start,
     "cores": cores,
