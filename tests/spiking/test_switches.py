@@ -185,6 +185,29 @@ def test_closed_form_of_one_layer_by_hand():
     assert found.spike_counts[0].numpy().item() == 3 and found.first_spike_times[0].numpy().item() == 4
 
 
+@pytest.mark.parametrize("encoding", CLOCKED)
+def test_closed_form_differs_from_the_loop_by_rounding_alone(encoding):
+    """Any weights: where the spike trains differ, a potential came within 1e-5·θ of the threshold at that step."""
+    ann = randomise(keras.Sequential([keras.Input((30,)), kl.Dense(400, "relu"), kl.Dense(3)]), seed=1)
+    images = np.random.default_rng(0).random((200, 30), np.float32)
+    threshold = 1.0 if encoding == "rate" else 12.5
+    snn = convert_ann_to_snn(ann, images, encoding, timesteps=100, threshold=threshold)
+    (counts,), (times,) = (getattr(snn.simulate(images, [what]), what) for what in (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+    (raster,) = (np.asarray(each) for each in snn.simulate(images, [RASTERS]).rasters)
+    current = images @ snn.layers[1].cell.synapse_layers[-1].kernel.numpy() + snn.layers[1].cell.bias.numpy()
+    assert np.mean(np.asarray(counts) > 0) > 0.3  # the network is busy
+    stepped = np.where(raster.any(axis=0), raster.argmax(axis=0) + 1, 101)
+    closed = np.where(np.asarray(times) > 0, np.asarray(times), 101)
+    apart = stepped != closed
+    earlier = np.minimum(stepped, closed)[apart]
+    np.testing.assert_allclose(earlier * current[apart].astype(np.float64), threshold, rtol=1e-5)
+    assert np.mean(apart) < 1e-3
+    if encoding == "rate":  # the count is ⌊100·current⌋ (θ = 1), but for potentials at a whole number
+        unequal = raster.sum(axis=0) != np.asarray(counts)
+        potential = 100 * current[unequal].astype(np.float64)
+        np.testing.assert_allclose(potential, np.rint(potential), rtol=1e-5)
+
+
 def test_evidence_of_a_single_spike_by_hand():
     # Drive 1 for 8 steps at threshold 3: one spike at 3, whose current 2 is on for 6 steps: (6·2 + 8·0.5)/8 = 2.
     snn = two_neurons("ttfs", timesteps=8, threshold=3.0)
