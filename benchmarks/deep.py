@@ -9,7 +9,6 @@ at any time.
 """
 
 import argparse
-import collections
 import functools
 import json
 import math
@@ -120,6 +119,20 @@ NETWORKS = {
 # (encoding, time steps): the loss in points that a recipe is to stay within.
 AIMS = {("ttfs_exact", 64): 0.1, ("ttfs_exact", 32): 0.15, ("ttfs_exact", 16): 0.3, ("ttfs_exact", 8): 1.0}
 AIMS |= {("rate", 128): 0.2, ("rate", 64): 0.6, ("rate", 32): 1.5}
+
+
+# (encoding, recipe): its line in the picture.
+DRAWN = {
+    ("rate", "default"): "C0o-",
+    ("rate", "low latency"): "C1s-",
+    ("rate", "low latency, bfloat16"): "C1x",
+    ("ttfs_exact", "default"): "C2*-",
+    ("ttfs_exact", "output"): "C3^--",
+    ("ttfs_exact", "shifts"): "C4v:",
+    ("ttfs", "default"): "C5P",
+    ("ttfs_dyn_thresh", "default"): "C6D",
+    ("ttfs_clamped", "default"): "C7+",
+}
 
 
 def read_results() -> list[dict]:
@@ -270,12 +283,11 @@ def page(lines: list[dict]) -> str:
         "stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
         "",
         "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "
-        "`rate`: 99.9% percentile per layer). `shifts` and `output` are `correction=` of `convert_ann_to_snn`; "
-        "the draws take other training images, `output, mirrored` the first in a new order in every pass, each "
+        "the other codes: 99.9% percentile). `shifts` and `output` are `correction=` of `convert_ann_to_snn`; the "
+        "draws take other training images, `output, mirrored` the first in a new order in every pass, each "
         "mirrored or not by chance. `low latency` is `spiking.rate.low_latency`: V(0) = θ/2, percentile per "
         "channel, and a read-out that ignores the first half of the steps. With `bfloat16` the synapses between hidden "
-        "layers compute in that dtype "
-        "(`spiking.simulation.reduce_precision`).",
+        "layers compute in that dtype (`spiking.simulation.reduce_precision`).",
         "",
         "![Loss of accuracy over time steps](pictures/deep.png)",
     ]
@@ -296,11 +308,15 @@ def page(lines: list[dict]) -> str:
             f"{row['most_spikes']} | {row['synaptic_operations'] / 1e6:.1f} M | {row['energy_ratio']:.2f} |"
             for row in sorted(rows, key=lambda row: (row["encoding"], row["recipe"], row["timesteps"]))
         ]
+        told = {}  # diagnosis: the code it was told of
         for row in rows:
             if row.get("ties") is not None:
                 text += ["", f"N={row['timesteps']}: {row['ties']:.2g} of all activations of 100 images lie more than "
                          "half a level beside the ANN's."]  # fmt: skip
-            if row.get("diagnosis"):
+            if row.get("diagnosis") in told:
+                text += ["", f"`{row['encoding']}` is `{told[row['diagnosis']]}` on this ANN."]
+            elif row.get("diagnosis"):
+                told[row["diagnosis"]] = row["encoding"]
                 text += ["", f"Why `{row['encoding']}` fails, `conversion.diagnose` on 100 images:", "", "```"]
                 text += [*first_findings(row["diagnosis"]), "```"]
     if COST.exists():
@@ -309,24 +325,25 @@ def page(lines: list[dict]) -> str:
 
 
 def picture(lines: list[dict]) -> Figure:
-    """Loss over time steps, a panel for each network, a line for each code and recipe with more than one number."""
+    """Loss over time steps, a panel for each network, a line for each code and recipe that is drawn."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, len(NETWORKS), sharey=True)
     for axes, network in zip(panels, NETWORKS, strict=True):
-        curves = collections.defaultdict(list)
-        for line in lines:
-            if line["network"] == network:
-                loss = 100 * (line["ann"] - line["snn"])
-                curves[f"{line['encoding']}, {line['recipe']}"].append((line["timesteps"], loss))
-        for (name, points), marker in zip(sorted(curves.items()), "osv^D<>ph*", strict=False):
-            if len(points) > 1:
-                axes.plot(*zip(*sorted(points), strict=True), marker=marker, label=name)
+        for (encoding, recipe), style in DRAWN.items():
+            points = sorted(
+                (line["timesteps"], 100 * (line["ann"] - line["snn"]))
+                for line in lines
+                if (line["network"], line["encoding"], line["recipe"]) == (network, encoding, recipe)
+            )
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=f"{encoding}, {recipe}")
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xscale("log", base=2)
+        axes.set_yscale("symlog", linthresh=1)
         axes.set_xlabel("time steps T, or steps of a window N")
         axes.set_title(network, fontsize=10)
     panels[0].set_ylabel("loss of accuracy (points)")
-    panels[0].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 
 
