@@ -68,7 +68,6 @@ class Mirrored:
 RECIPES = {
     "default": lambda steps: {},
     "θ per layer": lambda steps: {"per_channel": False},
-    "θ per channel": lambda steps: {"per_channel": True},
     "99.9% percentile": lambda steps: {"normalisation": "percentile"},
     "maximum": lambda steps: {"normalisation": "max"},
     "shifts": lambda steps: {"correction": "shifts"},
@@ -97,7 +96,8 @@ RUNS = [
     *(("ttfs_exact", recipe, 16) for recipe in ("θ per layer", "99.9% percentile", "maximum")),
     *(("rate", "low latency", steps) for steps in (32, 64, 128)),
     *(("rate", "default", steps) for steps in (32, 64)),
-    *(("rate", recipe, 64) for recipe in ("θ per channel", "low latency, mse")),
+    *(("rate", "θ per layer", steps) for steps in (32, 64)),
+    ("rate", "low latency, mse", 64),
     ("rate", "low latency, bfloat16", 32),
     *((encoding, "default", 120) for encoding in DIAGNOSED),
 ]
