@@ -47,6 +47,8 @@ RUNS = [
     ("ttfs_exact", 64),
 ]
 CALIBRATION_IMAGES = 10000
+EPOCHS = 5
+BETA = 0.1  # clamp of the ReLU for ttfs_clamped
 
 
 def read_results() -> list[dict]:
@@ -56,14 +58,19 @@ def read_results() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
-def measure(dataset, network: str, encoding: str, timesteps: int, seed: int, epochs: int, beta: float) -> dict:
-    """One line of the results: trains or loads the ANN, converts it, evaluates both on the full test set."""
+def trained(dataset, network: str, encoding: str, seed: int, epochs: int = EPOCHS, beta: float = BETA) -> keras.Model:
+    """The ANN for an encoding, with the hidden activation the code asks for; trained, or loaded from the cache."""
     hidden = spiking.get_encoding(encoding).hidden_activation(beta)
     activation = hidden if isinstance(hidden, str) else functools.partial(type(hidden).from_config, hidden.get_config())
     training = Training(
         epochs=epochs, seed=seed, activation=activation, ann_cache_dir=ROOT / "experiments" / "anns"
     )
-    ann = train_network(network, training, dataset.train, dataset.test)
+    return train_network(network, training, dataset.train, dataset.test)
+
+
+def measure(dataset, network: str, encoding: str, timesteps: int, seed: int, epochs: int, beta: float) -> dict:
+    """One line of the results: trains or loads the ANN, converts it, evaluates both on the full test set."""
+    ann = trained(dataset, network, encoding, seed, epochs, beta)
     snn = convert_ann_to_snn(ann, dataset.x_train[:CALIBRATION_IMAGES], encoding, timesteps)
     started = time.perf_counter()
     analysis = snn_activation_analysis(snn, dataset.x_test, dataset.y_test)
@@ -142,8 +149,8 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["mnist", "fashion_mnist"])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--beta", type=float, default=0.1, help="clamp of the ReLU for ttfs_clamped")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--beta", type=float, default=BETA, help="clamp of the ReLU for ttfs_clamped")
     args = parser.parse_args()
     key = ("dataset", "network", "encoding", "timesteps", "seed", "epochs")
     done = {tuple(row[name] for name in key) for row in read_results()}

@@ -283,8 +283,9 @@ def page(lines: list[dict]) -> str:
         "stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
         "",
         "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "
-        "the other codes: 99.9% percentile). `shifts` and `output` are `correction=` of `convert_ann_to_snn`; the "
-        "draws take other training images, `output, mirrored` the first in a new order in every pass, each "
+        "`rate`: 99.9% percentile per channel; the others: the same per layer). `shifts` and `output` are "
+        "`correction=` of `convert_ann_to_snn`; the draws take other training images, `output, mirrored` the first in "
+        "a new order in every pass, each "
         "mirrored or not by chance. `low latency` is `spiking.rate.low_latency`: V(0) = θ/2, percentile per "
         "channel, and a read-out that ignores the first half of the steps. With `bfloat16` the synapses between hidden "
         "layers compute in that dtype (`spiking.simulation.reduce_precision`).",

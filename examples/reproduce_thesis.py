@@ -71,7 +71,7 @@ class Plan:
     held_out: int = 5000
     validation_images: int = 5000
     epochs: int = 12
-    trials: int = 12
+    trials: int = 14
     max_images: int | None = None
 
 

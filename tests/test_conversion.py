@@ -171,7 +171,8 @@ def test_the_ann_is_left_as_it_is():
 # --- the spiking network in the ANN's units ---
 
 # One layer of neurons, a constant image. A neuron's rate θ·n/T is below its activation by less than one spike, θ/T in
-# units of λ, if the activation stays below λ·θ (percentile 100, on these images). Pooling does not enlarge the error.
+# units of its channel's λ, if the activation stays below λ·θ (percentile 100, on these images). Pooling does not
+# enlarge the error.
 BOUNDED = {
     "dense": [kl.Flatten, dense(activation="relu"), dense(3)],
     "conv": [conv(activation="relu"), *END],
@@ -198,7 +199,8 @@ def test_rate_error_is_at_most_one_spike_a_neuron(name, threshold):
     expected = np.asarray(ann(images))
     for timesteps in (10, 80):
         snn = convert_ann_to_snn(ann, images, "rate", timesteps, threshold=threshold, norm_percentile=100)
-        bound = kernel.sum(axis=0) * snn.scales[0] * threshold / timesteps
+        scale = np.resize(snn.scales[0], len(kernel))  # channels are last, so they repeat in the flattened map
+        bound = scale @ kernel * threshold / timesteps
         error = np.abs(snn(images).numpy() - expected)
         assert np.all(error <= bound * (1 + 1e-4) + 1e-4), f"T = {timesteps}"
 
@@ -312,7 +314,7 @@ def test_calibration_as_array_dataset_or_callable_gives_the_same_network():
 def test_scale_is_the_percentile_of_the_activation(percent):
     ann, images = dyadic_net()
     activation = np.asarray(ann.layers[0](images))
-    (scale,) = convert_ann_to_snn(ann, images, timesteps=3, norm_percentile=percent).scales
+    (scale,) = convert_ann_to_snn(ann, images, timesteps=3, norm_percentile=percent, per_channel=False).scales
     expected = np.percentile(activation, percent, method="inverted_cdf") or activation.max()
     assert scale == pytest.approx(expected, rel=1e-7 if percent == 100 else 1 / 256)
 
