@@ -289,20 +289,20 @@ def measure_start() -> dict:
 
 
 def measure_cores(number: str) -> dict:
-    """Images a second, wall time, with so many cores; LeNet-5 and the VGG, `rate`."""
+    """Images a second, wall time, with so many cores; LeNet-5 in small and large batches and the VGG, `rate`."""
     cores = sorted(os.sched_getaffinity(0))[: int(number)]
     os.sched_setaffinity(0, set(cores))
     import numpy as np
 
     speeds = {}
-    for network, steps in ((LENET, 100), (VGG, 32)):
+    for network, steps, batch in ((LENET, 100, BATCH), (LENET, 100, 500), (VGG, 32, BATCH)):
         ann, data = trained_network(network)
         snn, seconds = converted(ann, data, "rate", steps), []
         for _ in range(6):
             start = time.perf_counter()
-            snn.simulate(data.x_test[:BATCH])
+            snn.simulate(data.x_test[:batch])
             seconds.append(time.perf_counter() - start)
-        speeds[NETWORKS[network][0]] = BATCH / float(np.median(seconds[1:]))
+        speeds[f"{NETWORKS[network][0]}, batch {batch}"] = batch / float(np.median(seconds[1:]))
     return {"cores": len(cores), **speeds}
 
 
