@@ -192,9 +192,12 @@ def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> d
 
 
 def cost() -> dict:
-    """Seconds and peak memory of calibration and corrections on the VGG, in a process that does nothing else."""
+    """Seconds and peak memory of calibration and corrections on the VGG, on one core of a process of its own."""
+    from speed import one_core
+
+    one_core()
     ann = keras.models.load_model(ROOT / "benchmarks" / "models" / "vgg16_slim_cifar10.keras", compile=False)
-    images = load_dataset("cifar10").x_train[:CALIBRATION_IMAGES]
+    images = load_dataset("cifar10", max_images=CALIBRATION_IMAGES).x_train
     forward = tf.function(ann)
 
     def seconds(work, repetitions=3):
@@ -237,8 +240,8 @@ def cost_table(found: dict) -> list[str]:
         "",
         "## What calibration costs",
         "",
-        f"`python benchmarks/deep.py --cost`, the VGG, {CALIBRATION_IMAGES} images; median of 3. A forward pass of the "
-        f"ANN over them takes {found['forward']:.1f} s. Peak memory of the process, with TensorFlow and the data set: "
+        f"`python benchmarks/deep.py --cost`, the VGG, {CALIBRATION_IMAGES} images, one core; median of 3. A forward pass "
+        f"of the ANN over them takes {found['forward']:.1f} s. Peak memory of the process, with TensorFlow and the data set: "
         f"{found['MiB']:.0f} MiB, of which {found['MiB before']:.0f} MiB stood before the first calibration.",
         "",
         "| method | seconds | forward passes | on 100 images, seconds: the constant |",

@@ -298,7 +298,7 @@ def measure_cores(number: str) -> dict:
     for network, steps, batch in ((LENET, 100, BATCH), (LENET, 100, 500), (VGG, 32, BATCH)):
         ann, data = trained_network(network)
         snn, seconds = converted(ann, data, "rate", steps), []
-        for _ in range(6):
+        for _ in range(16):
             start = time.perf_counter()
             snn.simulate(data.x_test[:batch])
             seconds.append(time.perf_counter() - start)
