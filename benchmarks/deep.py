@@ -240,9 +240,10 @@ def cost_table(found: dict) -> list[str]:
         "",
         "## What calibration costs",
         "",
-        f"`python benchmarks/deep.py --cost`, the VGG, {CALIBRATION_IMAGES} images, one core; median of 3. A forward "
-        f"pass of the ANN over them takes {found['forward']:.1f} s. Peak memory of the process, with TensorFlow and the "
-        f"data set: {found['MiB']:.0f} MiB, of which {found['MiB before']:.0f} MiB stood before the first calibration.",
+        f"`python benchmarks/deep.py --cost`, the VGG, {CALIBRATION_IMAGES} images, one core; median of 3. "
+        f"A forward pass of the ANN over them takes {found['forward']:.1f} s. "
+        f"Peak memory of the process, with TensorFlow and the data set: {found['MiB']:.0f} MiB, "
+        f"of which {found['MiB before']:.0f} MiB stood before the first calibration.",
         "",
         "| method | seconds | forward passes | on 100 images, seconds: the constant |",
         "| --- | --- | --- | --- |",
