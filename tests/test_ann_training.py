@@ -20,8 +20,8 @@ from ann_training import ARCHITECTURES, TRAINING_FUNCTIONS, Training, load_datas
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 NAMES = (
-    "base base_scale1 base_scale2 base_conv base_maxpool fully_conv fully_conv_small lenet5 lenet5_maxpool "
-    "lenet5_maxpool_extensions denseonly1 batchnorm_etal vgg16 resnet_ish"
+    "base base_scale1 base_scale2 base_conv base_maxpool fully_conv fully_conv_small lenet5 lenet5_averagepool "
+    "lenet5_maxpool lenet5_maxpool_extensions denseonly1 batchnorm_etal vgg16 resnet_ish"
 ).split()
 
 
@@ -305,8 +305,9 @@ def test_layers_are_what_the_names_say():
     assert ARCHITECTURES["denseonly1"]((28, 28, 1), 10).count_params() == 784 * 600 + 600 + 600 * 10 + 10
     # LeNet-5 as LeCun's, each map of the second convolution seeing all six of the first.
     weights = 6 * 25 + 6 + 16 * 6 * 25 + 16 + 400 * 120 + 120 + 120 * 84 + 84 + 84 * 10 + 10
-    assert ARCHITECTURES["lenet5_maxpool"]((28, 28, 1), 10).count_params() == weights
-    assert ARCHITECTURES["lenet5"]((28, 28, 1), 10).count_params() == weights
+    for name in ("lenet5", "lenet5_averagepool", "lenet5_maxpool"):
+        assert ARCHITECTURES[name]((28, 28, 1), 10).count_params() == weights
+    assert kinds("lenet5_averagepool").count("AveragePooling2D") == 2
     for name in ("base", "base_scale1", "base_scale2", "denseonly1"):
         assert "Conv2D" not in kinds(name)
     for name in ("fully_conv", "fully_conv_small"):
