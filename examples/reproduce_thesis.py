@@ -124,8 +124,8 @@ def relu_percent(plan: Plan, part: str, network: str, seed: int) -> float:
 def compare(
     plan: Plan, part: str, network: str, encoding: str, timesteps: int, layers_of_time=None, seed=0, **others
 ) -> dict:
-    """Accuracies on a part of the data, in percent: of the ANN with ReLU, of the one converted, and of the SNN; the loss
-    in points, below the better of the two ANNs."""
+    """Accuracies on a part of the data, in percent: of the ANN with ReLU, of the one converted, and of the SNN. The
+    loss, in points, is against the better of the two ANNs."""
     images, labels = parts(plan)[part]
     threshold = layers_of_time and timesteps / layers_of_time
     experiment = experiment_on(plan, part, network, encoding, seed, timesteps=timesteps, threshold=threshold, **others)
@@ -258,8 +258,8 @@ def page(plan: Plan, results: dict[str, list[Result]]) -> str:
         f"ANNs of the seeds {SEEDS}; a trial that loses more than {HOPELESS:g} points on {FIRST_LOOK} images ends "
         f"there. Then once all {test} test images, with the same ANNs, calibrated on 1000 training images. ANN: "
         "the one that was converted, for `ttfs_clamped` the one with the clamped ReLU. Loss: points of accuracy below "
-        "that one or the ANN with ReLU of the same seed, whichever is better; mean ± standard deviation over the seeds. "
-        "`ttfs_exact` runs with its defaults, 32 steps a window, and is not searched.",
+        "that one or the ANN with ReLU of the same seed, whichever is better; mean ± standard deviation over the "
+        "seeds. `ttfs_exact` runs with its defaults, 32 steps a window, and is not searched.",
         "",
     ]
     return "\n".join(sum((chapter(*each) for each in results.items()), lines))

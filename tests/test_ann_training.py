@@ -525,6 +525,70 @@ def test_replaced_activation_survives_the_cache(settings):
     assert loaded.get_layer("dense_1_act").threshold == 0.5
 
 
+def test_a_clamp_is_a_share_of_each_layers_full_activity_and_is_trained_behind_relu(settings):
+    clamped, epochs = train(dataclasses.replace(settings, clamp=0.5))
+    assert epochs == 2 + 1  # ReLU for two, the clamp for a third of that, rounded up
+    rectified, epochs = train(settings)
+    assert epochs == 0  # the training before the clamp is the one without it
+    assert not same_weights(rectified, clamped)
+    # All 48 training images: their hidden activations, by hand.
+    x, thresholds = small()[0][0].reshape(48, -1), []
+    weights = rectified.get_weights()
+    for kernel, bias in (weights[:2], weights[2:4]):
+        x = np.maximum(x @ kernel + bias, 0)
+        thresholds.append(0.5 * np.percentile(x, 99))
+    layers = [clamped.get_layer(name) for name in ("dense_1_act", "dense_2_act")]
+    assert [type(layer) for layer in layers] == [keras.layers.ReLU] * 2
+    np.testing.assert_allclose([layer.threshold for layer in layers], thresholds, rtol=1e-4)
+    loaded, epochs = train(dataclasses.replace(settings, clamp=0.5))
+    assert epochs == 0 and same_weights(clamped, loaded)
+    assert [layer.threshold for layer in layers] == [loaded.get_layer(layer.name).threshold for layer in layers]
+    assert len(loaded.evaluate(*small()[1], verbose=0)) == 2  # compiled, with loss and accuracy
+
+
+def test_the_seed_of_a_clamped_network_holds_whether_relu_came_from_the_cache(settings, tmp_path):
+    settings = dataclasses.replace(settings, clamp=0.2)
+    first, _ = train(settings, name="batchnorm_etal")
+    cached = dataclasses.replace(settings, ann_cache_dir=tmp_path / "elsewhere")
+    train(dataclasses.replace(cached, clamp=0), name="batchnorm_etal")
+    second, epochs = train(cached, name="batchnorm_etal")
+    assert epochs == 1 and same_weights(first, second)
+
+
+def test_a_clamped_unit_learns_like_relu():
+    layer = ann_training._ClampedInTraining(threshold=0.5)
+    x = tf.constant([-1.0, 0.25, 0.75])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+    np.testing.assert_array_equal(y, [0, 0, 0.75])
+    np.testing.assert_array_equal(tape.gradient(y, x), [0, 1, 1])
+
+
+def test_full_activity_is_measured_on_images_from_all_over_the_data(monkeypatch):
+    monkeypatch.setattr(ann_training, "_IMAGES_FOR_FULL_ACTIVITY", 5)
+    images, labels = small()[0]
+    facts = ann_training._examine("train", (images, labels))
+    chosen = images[[0, 10, 20, 30, 40]]  # 48 images, every tenth
+    np.testing.assert_array_equal(ann_training._some_images((images, labels), facts), chosen)
+    stream = tf.data.Dataset.from_tensor_slices((images, labels)).batch(7)
+    np.testing.assert_array_equal(ann_training._some_images(stream, facts), chosen)
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        ({"clamp": -0.1}, "clamp=-0.1"),
+        ({"clamp": 1.5}, "clamp=1.5"),
+        ({"clamp": 0.2, "activation": "relu6"}, "clamp=0.2 with activation='relu6'"),
+    ],
+)
+def test_a_clamp_that_cannot_be_is_refused_before_anything_is_trained(settings, change, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        train(dataclasses.replace(settings, **change))
+    assert not list(settings.ann_cache_dir.glob("*.keras"))
+
+
 def test_generated_function_trains_its_architecture(settings):
     ds_train, ds_test = small()
     network = ann_training.train_network_denseonly1(settings, ds_train, ds_test)

@@ -147,6 +147,24 @@ def test_encodings_with_the_same_activation_share_an_ann(finished):
     assert train_tiny.calls == [("relu", False)]
 
 
+def test_only_encodings_that_need_it_have_their_ann_clamped(tmp_path):
+    def clamps(**changes):
+        seen, original = [], train_tiny
+
+        def watched(experiment, *data, force_training=False):
+            seen.append((experiment.activation, experiment.clamp))
+            return original(experiment, *data, force_training)
+
+        experiment = make(tmp_path, training_function=watched, encoding=list(spiking.ENCODINGS), **changes)
+        for encoding in experiment.settings:
+            experiment.train(encoding)
+        return sorted(seen)
+
+    assert any(code.needs_clamp for code in spiking.ENCODINGS.values())
+    assert clamps(beta=0.125) == [("relu", 0.0), ("relu", 0.125)]
+    assert clamps() == [("relu", 0.0), ("relu", 0.2)]
+
+
 def test_an_encoding_with_another_activation_trains_its_own_ann(tmp_path, monkeypatch):
     first, second = TWO
     monkeypatch.setattr(Experiment, "ann_activation", lambda self, encoding: "relu" if encoding == first else "relu6")
