@@ -462,7 +462,7 @@ _LAYOUTS: dict[str, tuple[str, Callable[[_Chain], Any]]] = {
         .flatten().dense(120).dense(84).scores(),
     ),
     "lenet5_averagepool": (
-        "LeNet-5 with average pooling, as LeCun et al. 1998 have it, padded so that it takes images of 28 x 28.",
+        "LeNet-5 (LeCun et al. 1998) with average pooling, as its sub-sampling, and padded to take images of 28 x 28.",
         lambda net: net.conv(6, 5).average_pool().conv(16, 5, padding="valid").average_pool()
         .flatten().dense(120).dense(84).scores(),
     ),
@@ -517,10 +517,11 @@ ARCHITECTURES: dict[str, Callable[..., keras.Sequential]] = {name: _architecture
 
 _CACHE_FORMAT = 1  # Raise it whenever the training below changes: networks trained before are then not found again.
 _LEARNING_RATE = 2e-3  # of Adam, falling to zero along half a cosine
-_CLAMPED_LEARNING_RATE = 5e-4  # of the training behind it, see `_clamped`
+# Of the training with the clamped ReLU, which follows on that with ReLU.
+_CLAMPED_LEARNING_RATE = 5e-4
 _CLAMPED_EPOCHS = 1 / 3  # of the epochs before
-_FULL_ACTIVITY = 99  # percentile of a layer's activations
-_IMAGES_FOR_FULL_ACTIVITY = 500
+_CLAMP_PERCENTILE = 99  # of a layer's activations; the clamp is a share of it
+_CLAMP_IMAGES = 500  # that it is measured on, at most
 _LOSS = "sparse_categorical_crossentropy"
 # They would change the weights behind the back of the cache key.
 _STEERING_CALLBACKS = (
@@ -541,11 +542,12 @@ class TrainingSettings(Protocol):
         batch_size_ann_training: images per step of training.
         seed: of everything random (initial weights, order of images, dropout), from 0 to 2**32 - 1.
         activation: the hidden activation: a name, a layer, its configuration, or a function that returns one.
-        clamp: 0, or a share of full activity in (0, 1]: behind the training with ReLU each hidden layer gets the
+        clamp: 0, or a share in (0, 1] of a layer's activity: after the training with ReLU each hidden layer gets the
             clamped ReLU x·[x > threshold], and a third as many epochs follow. The threshold is that share of the 99th
-            percentile of the layer's activations on some training images.
+            percentile of the layer's activations, zeros included, on some training images. Needs activation="relu".
         ann_cache_dir: folder of the trained networks, made when needed.
-        callbacks: observers such as TensorBoard. They are not called when the network comes from the cache.
+        callbacks: observers such as TensorBoard. They are not called when the network comes from the cache; with a
+            clamp they see two trainings, whose epochs are numbered through.
     """
 
     epochs: int
@@ -618,8 +620,8 @@ def train_network(
     for layer in model.layers:
         if devices > 1 and isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, as on one device
-    _require(not settings.clamp or _rectifiers(model), "Only ReLU can be clamped.",
-             f"clamp={settings.clamp} with activation={settings.activation!r}", "Set activation='relu', or clamp=0.")
+    _require(not settings.clamp or _rectifiers(model), "Only activation='relu' can be clamped.",
+             f"clamp={settings.clamp} with activation={settings.activation!r}", "Set clamp=0.")
     done, last = (epochs, epochs + math.ceil(epochs * _CLAMPED_EPOCHS)) if settings.clamp else (0, epochs)
     rate = _CLAMPED_LEARNING_RATE if settings.clamp else _LEARNING_RATE
     schedule = keras.optimizers.schedules.CosineDecay(rate, (last - done) * math.ceil(facts.images / batch_size))
@@ -636,7 +638,7 @@ def train_network(
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "cache format": _CACHE_FORMAT},
         "network": model.get_config(),
         **({"devices": devices} if devices > 1 else {}),
-        **({"clamp": {"share": settings.clamp, "epochs": last - done}} if settings.clamp else {}),
+        **({"clamp": _clamp_record(settings.clamp, last - done)} if settings.clamp else {}),
     }
     description = json.dumps(record, indent=1, default=lambda number: number.item())
     path = cache_dir / f"{architecture}-{_digest(description)}.keras"
@@ -646,7 +648,7 @@ def train_network(
 
     if settings.clamp:
         rectified = train_network(architecture, _without_clamp(settings), ds_train, ds_test, force_training)
-        thresholds = _clamp_thresholds(rectified, _some_images(ds_train, facts), settings.clamp)
+        thresholds = _clamp_thresholds(rectified, _some_images(ds_train, facts, _CLAMP_IMAGES), settings.clamp)
         keras.utils.set_random_seed(seed)  # whether `rectified` came from the cache must not matter
         model = _with_activations(rectified, thresholds, _ClampedInTraining)
     model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
@@ -680,6 +682,18 @@ def _without_clamp(settings: TrainingSettings) -> Training:
     return Training(**{**values, "clamp": 0.0})
 
 
+def _clamp_record(share: float, epochs: int) -> dict[str, float]:
+    """What makes a clamped network another one, beside what is written of its last training."""
+    return {
+        "share": share,
+        "percentile": _CLAMP_PERCENTILE,
+        "images": _CLAMP_IMAGES,
+        "epochs": epochs,
+        "learning rate before": _LEARNING_RATE,
+    }
+
+
+@keras.saving.register_keras_serializable("ann_training")
 class _ClampedInTraining(keras.layers.ReLU):
     """The clamped ReLU x·[x > threshold], with the derivative of ReLU: silenced units can come back."""
 
@@ -689,17 +703,18 @@ class _ClampedInTraining(keras.layers.ReLU):
 
 
 def _clamp_thresholds(model: keras.Sequential, images: np.ndarray, share: float) -> dict[str, float]:
-    """Name of each ReLU layer -> the share of its full activity.
+    """Name of each ReLU layer -> the share of the percentile of its activations.
 
-    Networks are clamped behind their training with ReLU, since with a clamp from the start their activations grow until
+    Networks are clamped after their training with ReLU, since with a clamp from the start their activations grow until
     it hardly touches them.
     """
     layers = _rectifiers(model)
-    activations = keras.Model(model.inputs, [layer.output for layer in layers]).predict(images, verbose=0)
-    activations = activations if len(layers) > 1 else [activations]
+    run = keras.Model(model.inputs[0], [layer.output for layer in layers])
+    # Called, not by `predict`: that would share each batch among the devices, and a share can be empty.
+    batches = [run(images[start : start + 100], training=False) for start in range(0, len(images), 100)]
     return {
-        layer.name: share * float(np.percentile(values, _FULL_ACTIVITY))
-        for layer, values in zip(layers, activations, strict=True)
+        layer.name: share * float(np.percentile(np.concatenate(values), _CLAMP_PERCENTILE))
+        for layer, *values in zip(layers, *batches, strict=True)
     }
 
 
@@ -722,9 +737,9 @@ def _with_activations(model: keras.Sequential, thresholds: dict[str, float], kin
     return changed
 
 
-def _some_images(data: LabelledImages, facts: _Facts) -> np.ndarray:
-    """Images from all over the data, since files are often sorted by class."""
-    every = math.ceil(facts.images / _IMAGES_FOR_FULL_ACTIVITY)
+def _some_images(data: LabelledImages, facts: _Facts, most: int) -> np.ndarray:
+    """Up to so many images from all over the data, since files are often sorted by class."""
+    every = math.ceil(facts.images / most)
     if not isinstance(data, tf.data.Dataset):
         return np.asarray(data[0])[::every]
     return np.stack(list(data.map(lambda x, y: x).unbatch().shard(every, 0).as_numpy_iterator()))
@@ -739,7 +754,8 @@ def _stream(data: tf.data.Dataset, facts: _Facts, batch_size: int) -> tf.data.Da
 def _check_settings(settings: TrainingSettings) -> None:
     _require_integer("epochs", settings.epochs, "10 suit a small data set, 5 all of MNIST.")
     _require_integer("batch_size_ann_training", settings.batch_size_ann_training, "64 is usual.")
-    _require(0 <= settings.clamp <= 1, "`clamp` must be a share of full activity, from 0 to 1.",
+    is_share = isinstance(settings.clamp, numbers.Real) and 0 <= settings.clamp <= 1
+    _require(is_share, "`clamp` must be a share, from 0 to 1.",
              f"clamp={settings.clamp!r}", "Use 0 for ReLU, 0.1 to 0.25 for the clamped ReLU.")
     _require_integer("seed", settings.seed, "It lies from 0 to 2**32 - 1.", least=0, most=2**32 - 1)
     steering = [type(each).__name__ for each in settings.callbacks if isinstance(each, _STEERING_CALLBACKS)]

@@ -144,15 +144,16 @@ class Experiment:
         tau: time constant of the neurons' leak, in time steps, `math.inf` for none. `max_rate` and `tau` reach only the
             encodings that know them; `None` for the encoding's own.
         threshold: firing threshold; `None` for the encoding's own.
-        beta: of the clamped ReLU, for the encodings whose ANN is trained with it: the share of a layer's full activity
-            up to which its units are silenced, in (0, 1], see `ann_training.TrainingSettings`.
+        beta: of the clamped ReLU, for the encodings whose ANN is trained with it: its threshold as a share of the 99th
+            percentile of the layer's activations, in (0, 1], see `clamp` in `ann_training.TrainingSettings`.
         encoding: name of a temporal code in `spiking.ENCODINGS`, or a sequence of names.
         image_size_rescale: factor on the images' height and width.
         image_depth_increase: how many times the images' channels are repeated.
         tensorboard_title: name of the run in TensorBoard, its folder in `tblogs_dir`. Default: `name`.
         dataset: name, path or arrays, as `ann_training.load_dataset` takes them.
         training_function: `f(experiment, ds_train, ds_test, force_training=False)` that returns a trained
-            `keras.Sequential`, or the name of a network in `ann_training.TRAINING_FUNCTIONS`.
+            `keras.Sequential`, or the name of a network in `ann_training.TRAINING_FUNCTIONS`. It finds in `experiment`
+            what `ann_training.TrainingSettings` lists, `activation` and `clamp` as the encoding wants them.
         force_training: train even if the same ANN has been trained before.
         max_images: evaluate on the first so many training and test images only; `None` for all.
         disable_training_accuracy: skip the accuracies on the training images; their metrics are then absent.
@@ -317,7 +318,7 @@ class Experiment:
         return QuantisedReLU(self.training_levels) if self.training_levels and self._rounds(encoding) else "relu"
 
     def ann_clamp(self, encoding: str) -> float:
-        """Share of full activity up to which the units of the ANN for this encoding are silenced; 0 for none."""
+        """`clamp` of the ANN's training for this encoding, see `ann_training.TrainingSettings`; 0 for none."""
         return self.beta if spiking.get_encoding(encoding).needs_clamp else 0.0
 
     def convert(self, encoding: str | None = None) -> spiking.SpikingSequential:
@@ -829,7 +830,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--training-levels", type=int, metavar="L", help="train with activations of L levels, for what rounds")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
-    add("--beta", type=number, metavar="X", help="share of full activity that the clamped ReLU silences (default: 0.2)")
+    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU, a share of activity (default: 0.2)")
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")

@@ -1,9 +1,9 @@
-"""Time to first spike for ANNs trained with the clamped ReLU x·[x > β].
+"""Time to first spike for ANNs trained with the clamped ReLU x·[x > threshold].
 
 Rueckauer & Liu (2018), section on clamped ReLU: small activations would become late spikes, which arrive when their
 receivers have decided; an ANN trained without them does not miss them. Neurons and input are those of `ttfs`. How late
-a spike is depends on the activation's share of its layer's full activity, so β is such a share in `Experiment` and
-`ann_training`.
+a spike is depends on how small the activation is among those of its layer, so `Experiment` and `ann_training` take the
+threshold as a share of these.
 """
 
 import dataclasses

@@ -546,6 +546,32 @@ def test_a_clamp_is_a_share_of_each_layers_full_activity_and_is_trained_behind_r
     assert len(loaded.evaluate(*small()[1], verbose=0)) == 2  # compiled, with loss and accuracy
 
 
+def test_clamping_starts_from_the_weights_of_relu_and_trains_with_its_derivative(settings, monkeypatch):
+    class Layers(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            seen.append(type(self.model.get_layer("dense_1_act")))
+
+    seen, settings = [], dataclasses.replace(settings, callbacks=(Layers(),))
+    monkeypatch.setattr(ann_training, "_CLAMPED_LEARNING_RATE", 0.0)
+    clamped, _ = train(dataclasses.replace(settings, clamp=0.5))
+    assert seen == [keras.layers.Activation, ann_training._ClampedInTraining]
+    assert same_weights(clamped, train(settings)[0])
+
+
+def test_everything_about_a_clamp_is_in_its_key(settings, monkeypatch):
+    settings = dataclasses.replace(settings, clamp=0.5)
+    assert train(settings)[1] == 3
+    assert train(dataclasses.replace(settings, clamp=0.25))[1] == 1  # ReLU is trained already
+    for name, value, epochs in [
+        ("_LEARNING_RATE", 1e-3, 3), ("_CLAMPED_LEARNING_RATE", 1e-3, 1), ("_CLAMPED_EPOCHS", 1, 2),
+        ("_CLAMP_PERCENTILE", 90, 1), ("_CLAMP_IMAGES", 10, 1),
+    ]:  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(ann_training, name, value)
+            assert train(settings)[1] == epochs
+    assert train(settings)[1] == 0
+
+
 def test_the_seed_of_a_clamped_network_holds_whether_relu_came_from_the_cache(settings, tmp_path):
     settings = dataclasses.replace(settings, clamp=0.2)
     first, _ = train(settings, name="batchnorm_etal")
@@ -565,14 +591,13 @@ def test_a_clamped_unit_learns_like_relu():
     np.testing.assert_array_equal(tape.gradient(y, x), [0, 1, 1])
 
 
-def test_full_activity_is_measured_on_images_from_all_over_the_data(monkeypatch):
-    monkeypatch.setattr(ann_training, "_IMAGES_FOR_FULL_ACTIVITY", 5)
+def test_a_clamp_is_measured_on_images_from_all_over_the_data():
     images, labels = small()[0]
     facts = ann_training._examine("train", (images, labels))
     chosen = images[[0, 10, 20, 30, 40]]  # 48 images, every tenth
-    np.testing.assert_array_equal(ann_training._some_images((images, labels), facts), chosen)
+    np.testing.assert_array_equal(ann_training._some_images((images, labels), facts, 5), chosen)
     stream = tf.data.Dataset.from_tensor_slices((images, labels)).batch(7)
-    np.testing.assert_array_equal(ann_training._some_images(stream, facts), chosen)
+    np.testing.assert_array_equal(ann_training._some_images(stream, facts, 5), chosen)
 
 
 @pytest.mark.parametrize(
@@ -580,6 +605,7 @@ def test_full_activity_is_measured_on_images_from_all_over_the_data(monkeypatch)
     [
         ({"clamp": -0.1}, "clamp=-0.1"),
         ({"clamp": 1.5}, "clamp=1.5"),
+        ({"clamp": "0.2"}, "clamp='0.2'"),
         ({"clamp": 0.2, "activation": "relu6"}, "clamp=0.2 with activation='relu6'"),
     ],
 )
