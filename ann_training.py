@@ -711,7 +711,8 @@ def _clamp_thresholds(model: keras.Sequential, images: np.ndarray, share: float)
     layers = _rectifiers(model)
     run = keras.Model(model.inputs[0], [layer.output for layer in layers])
     # Called, not by `predict`: that would share each batch among the devices, and a share can be empty.
-    batches = [run(images[start : start + 100], training=False) for start in range(0, len(images), 100)]
+    calls = (run(images[start : start + 100], training=False) for start in range(0, len(images), 100))
+    batches = map(keras.tree.flatten, calls)  # Keras gives the output of a single layer without a list
     return {
         layer.name: share * float(np.percentile(np.concatenate(values), _CLAMP_PERCENTILE))
         for layer, *values in zip(layers, *batches, strict=True)
