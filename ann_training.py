@@ -517,11 +517,6 @@ ARCHITECTURES: dict[str, Callable[..., keras.Sequential]] = {name: _architecture
 
 _CACHE_FORMAT = 1  # Raise it whenever the training below changes: networks trained before are then not found again.
 _LEARNING_RATE = 2e-3  # of Adam, falling to zero along half a cosine
-# Of the training with the clamped ReLU, which follows on that with ReLU.
-_CLAMPED_LEARNING_RATE = 5e-4
-_CLAMPED_EPOCHS = 1 / 3  # of the epochs before
-_CLAMP_PERCENTILE = 99  # of a layer's activations; the clamp is a share of it
-_CLAMP_IMAGES = 500  # that it is measured on, at most
 _LOSS = "sparse_categorical_crossentropy"
 # They would change the weights behind the back of the cache key.
 _STEERING_CALLBACKS = (
@@ -542,19 +537,14 @@ class TrainingSettings(Protocol):
         batch_size_ann_training: images per step of training.
         seed: of everything random (initial weights, order of images, dropout), from 0 to 2**32 - 1.
         activation: the hidden activation: a name, a layer, its configuration, or a function that returns one.
-        clamp: 0, or a share in (0, 1] of a layer's activity: after the training with ReLU each hidden layer gets the
-            clamped ReLU x·[x > threshold], and a third as many epochs follow. The threshold is that share of the 99th
-            percentile of the layer's activations, zeros included, on some training images. Needs activation="relu".
         ann_cache_dir: folder of the trained networks, made when needed.
-        callbacks: observers such as TensorBoard. They are not called when the network comes from the cache; with a
-            clamp they see two trainings, whose epochs are numbered through.
+        callbacks: observers such as TensorBoard. They are not called when the network comes from the cache.
     """
 
     epochs: int
     batch_size_ann_training: int
     seed: int
     activation: Activation
-    clamp: float
     ann_cache_dir: Path
     callbacks: Sequence[keras.callbacks.Callback]
 
@@ -567,7 +557,6 @@ class Training:
     batch_size_ann_training: int = 64
     seed: int = 0
     activation: Activation = "relu"
-    clamp: float = 0.0
     ann_cache_dir: Path = Path("experiments") / "anns"
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
@@ -617,15 +606,14 @@ def train_network(
 
     keras.utils.set_random_seed(seed)
     model = ARCHITECTURES[architecture](facts.input_shape, facts.classes, settings.activation)
+    steps = epochs * math.ceil(facts.images / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
+    optimizer = keras.optimizers.Adam(schedule, name="adam")  # Keras would number the name, and the key would change.
+    model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
+
     for layer in model.layers:
         if devices > 1 and isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, as on one device
-    _require(not settings.clamp or _rectifiers(model), "Only activation='relu' can be clamped.",
-             f"clamp={settings.clamp} with activation={settings.activation!r}", "Set clamp=0.")
-    done, last = (epochs, epochs + math.ceil(epochs * _CLAMPED_EPOCHS)) if settings.clamp else (0, epochs)
-    rate = _CLAMPED_LEARNING_RATE if settings.clamp else _LEARNING_RATE
-    schedule = keras.optimizers.schedules.CosineDecay(rate, (last - done) * math.ceil(facts.images / batch_size))
-    optimizer = keras.optimizers.Adam(schedule, name="adam")  # Keras would number the name, and the key would change.
     streamed = isinstance(ds_train, tf.data.Dataset)
     record = {
         "architecture": architecture,
@@ -638,7 +626,6 @@ def train_network(
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "cache format": _CACHE_FORMAT},
         "network": model.get_config(),
         **({"devices": devices} if devices > 1 else {}),
-        **({"clamp": _clamp_record(settings.clamp, last - done)} if settings.clamp else {}),
     }
     description = json.dumps(record, indent=1, default=lambda number: number.item())
     path = cache_dir / f"{architecture}-{_digest(description)}.keras"
@@ -646,14 +633,7 @@ def train_network(
         _log.info("%s is loaded from %s", architecture, path)
         return _load(path)
 
-    if settings.clamp:
-        rectified = train_network(architecture, _without_clamp(settings), ds_train, ds_test, force_training)
-        thresholds = _clamp_thresholds(rectified, _some_images(ds_train, facts, _CLAMP_IMAGES), settings.clamp)
-        keras.utils.set_random_seed(seed)  # whether `rectified` came from the cache must not matter
-        model = _with_activations(rectified, thresholds, _ClampedInTraining)
-    model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
-
-    _log.info("%s is trained for %d epochs on %d images", architecture, last - done, facts.images)
+    _log.info("%s is trained for %d epochs on %d images", architecture, epochs, facts.images)
     x, y = (_stream(ds_train, facts, batch_size), None) if streamed else map(np.asarray, ds_train)
     test_streamed = isinstance(ds_test, tf.data.Dataset)
     model.fit(
@@ -661,89 +641,14 @@ def train_network(
         y,
         batch_size=None if streamed else batch_size,
         shuffle=not streamed,
-        initial_epoch=done,
-        epochs=last,
+        epochs=epochs,
         validation_data=_stream(ds_test, test_facts, batch_size) if test_streamed else tuple(map(np.asarray, ds_test)),
         callbacks=list(settings.callbacks),
         verbose="auto",
     )
-    if settings.clamp:
-        model = _with_activations(model, thresholds, keras.layers.ReLU)
-        optimizer = keras.optimizers.Adam.from_config(optimizer.get_config())
-        optimizer.build(model.trainable_variables)  # else Keras warns when the network is loaded
-        model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
     write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
     write_atomically(path, model.save)
     return model
-
-
-def _without_clamp(settings: TrainingSettings) -> Training:
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Training)}
-    return Training(**{**values, "clamp": 0.0})
-
-
-def _clamp_record(share: float, epochs: int) -> dict[str, float]:
-    """What makes a clamped network another one, beside what is written of its last training."""
-    return {
-        "share": share,
-        "percentile": _CLAMP_PERCENTILE,
-        "images": _CLAMP_IMAGES,
-        "epochs": epochs,
-        "learning rate before": _LEARNING_RATE,
-    }
-
-
-@keras.saving.register_keras_serializable("ann_training")
-class _ClampedInTraining(keras.layers.ReLU):
-    """The clamped ReLU x·[x > threshold], with the derivative of ReLU: silenced units can come back."""
-
-    def call(self, inputs):
-        rectified = keras.ops.relu(inputs)
-        return rectified + keras.ops.stop_gradient(super().call(inputs) - rectified)
-
-
-def _clamp_thresholds(model: keras.Sequential, images: np.ndarray, share: float) -> dict[str, float]:
-    """Name of each ReLU layer -> the share of the percentile of its activations.
-
-    Networks are clamped after their training with ReLU, since with a clamp from the start their activations grow until
-    it hardly touches them.
-    """
-    layers = _rectifiers(model)
-    run = keras.Model(model.inputs[0], [layer.output for layer in layers])
-    # Called, not by `predict`: that would share each batch among the devices, and a share can be empty.
-    calls = (run(images[start : start + 100], training=False) for start in range(0, len(images), 100))
-    batches = map(keras.tree.flatten, calls)  # Keras gives the output of a single layer without a list
-    return {
-        layer.name: share * float(np.percentile(np.concatenate(values), _CLAMP_PERCENTILE))
-        for layer, *values in zip(layers, *batches, strict=True)
-    }
-
-
-def _rectifiers(model: keras.Sequential) -> list[keras.layers.Layer]:
-    """The layers that are ReLU and nothing else."""
-    activations = (layer for layer in model.layers if isinstance(layer, keras.layers.Activation))
-    return [layer for layer in activations if layer.activation is keras.activations.relu]
-
-
-def _with_activations(model: keras.Sequential, thresholds: dict[str, float], kind: type) -> keras.Sequential:
-    """The same network and weights, with layers `kind(threshold=…)` in place of those named."""
-
-    def clone(layer):
-        if layer.name in thresholds:
-            return kind(threshold=thresholds[layer.name], name=layer.name)
-        return type(layer).from_config(layer.get_config())
-
-    changed = keras.models.clone_model(model, clone_function=clone)
-    changed.set_weights(model.get_weights())
-    return changed
-
-
-def _some_images(data: LabelledImages, facts: _Facts, most: int) -> np.ndarray:
-    """Up to so many images from all over the data, since files are often sorted by class."""
-    every = math.ceil(facts.images / most)
-    if not isinstance(data, tf.data.Dataset):
-        return np.asarray(data[0])[::every]
-    return np.stack(list(data.map(lambda x, y: x).unbatch().shard(every, 0).as_numpy_iterator()))
 
 
 def _stream(data: tf.data.Dataset, facts: _Facts, batch_size: int) -> tf.data.Dataset:
@@ -755,9 +660,6 @@ def _stream(data: tf.data.Dataset, facts: _Facts, batch_size: int) -> tf.data.Da
 def _check_settings(settings: TrainingSettings) -> None:
     _require_integer("epochs", settings.epochs, "10 suit a small data set, 5 all of MNIST.")
     _require_integer("batch_size_ann_training", settings.batch_size_ann_training, "64 is usual.")
-    is_share = isinstance(settings.clamp, numbers.Real) and 0 <= settings.clamp <= 1
-    _require(is_share, "`clamp` must be a share, from 0 to 1.",
-             f"clamp={settings.clamp!r}", "Use 0 for ReLU, 0.1 to 0.25 for the clamped ReLU.")
     _require_integer("seed", settings.seed, "It lies from 0 to 2**32 - 1.", least=0, most=2**32 - 1)
     steering = [type(each).__name__ for each in settings.callbacks if isinstance(each, _STEERING_CALLBACKS)]
     _require(not steering, "Callbacks may observe the training, not change it: they are no part of the cache key.",

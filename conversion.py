@@ -491,7 +491,7 @@ def _check_clamps(folded, code):
         )
     if code.needs_clamp and len(clamped) < len(neurons):
         logger.warning(
-            "%s is for ANNs trained with the clamped ReLU, keras.layers.ReLU(threshold=…); %d of %d layers have "
+            "%s is for ANNs trained with the clamped ReLU, keras.layers.ReLU(threshold=beta); %d of %d layers have "
             "none, so their small activations are lost as late spikes.",
             code.name, len(neurons) - len(clamped), len(neurons),
         )  # fmt: skip

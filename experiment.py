@@ -144,16 +144,14 @@ class Experiment:
         tau: time constant of the neurons' leak, in time steps, `math.inf` for none. `max_rate` and `tau` reach only the
             encodings that know them; `None` for the encoding's own.
         threshold: firing threshold; `None` for the encoding's own.
-        beta: of the clamped ReLU, for the encodings whose ANN is trained with it: its threshold as a share of the 99th
-            percentile of the layer's activations, in (0, 1], see `clamp` in `ann_training.TrainingSettings`.
+        beta: threshold of the clamped ReLU, for the encodings whose ANN is trained with it.
         encoding: name of a temporal code in `spiking.ENCODINGS`, or a sequence of names.
         image_size_rescale: factor on the images' height and width.
         image_depth_increase: how many times the images' channels are repeated.
         tensorboard_title: name of the run in TensorBoard, its folder in `tblogs_dir`. Default: `name`.
         dataset: name, path or arrays, as `ann_training.load_dataset` takes them.
         training_function: `f(experiment, ds_train, ds_test, force_training=False)` that returns a trained
-            `keras.Sequential`, or the name of a network in `ann_training.TRAINING_FUNCTIONS`. It finds in `experiment`
-            what `ann_training.TrainingSettings` lists, `activation` and `clamp` as the encoding wants them.
+            `keras.Sequential`, or the name of a network in `ann_training.TRAINING_FUNCTIONS`.
         force_training: train even if the same ANN has been trained before.
         max_images: evaluate on the first so many training and test images only; `None` for all.
         disable_training_accuracy: skip the accuracies on the training images; their metrics are then absent.
@@ -194,7 +192,7 @@ class Experiment:
         norm_percentile: float = 99.9,
         tau: float | None = None,
         threshold: float | None = None,
-        beta: float = 0.2,
+        beta: float = 0.25,
         encoding: str | Sequence[str] = "rate",
         image_size_rescale: float = 1.0,
         image_depth_increase: int = 1,
@@ -226,7 +224,7 @@ class Experiment:
         self.max_rate = None if max_rate is None else check_real("max_rate", max_rate, 0, 1)
         self.tau = None if tau is None else check_real("tau", tau, 0)
         self.threshold = None if threshold is None else check_real("threshold", threshold, 0)
-        self.beta = check_real("beta", beta, 0, 1)
+        self.beta = check_real("beta", beta, 0)
         self.image_size_rescale = image_size_rescale
         self.image_depth_increase = image_depth_increase
         self.force_training = bool(force_training)
@@ -267,7 +265,7 @@ class Experiment:
             self.name = re.sub(r"[^\w.-]", "_", f"{self.network}-{self.data.name}-{started}")
         self.tensorboard_title = check_name("tensorboard_title", tensorboard_title or self.name)
         # Read by the training, see `ann_training.TrainingSettings`; set for each training.
-        self.activation, self.clamp, self.callbacks = "relu", 0.0, ()
+        self.activation, self.callbacks = "relu", ()
         self.ann_cache_dir = self.results_dir / ANN_CACHE
         self._start_anew()
 
@@ -293,12 +291,12 @@ class Experiment:
     def train(self, encoding: str | None = None) -> keras.Model:
         """Trains the ANN, or loads it if the same training has been done before."""
         result = self.result(encoding)
-        activation, clamp = self.ann_activation(result.encoding), self.ann_clamp(result.encoding)
-        key = activation_key(activation), clamp
+        activation = self.ann_activation(result.encoding)
+        key = activation_key(activation)
         if key not in self._anns:
             name = f"ann-{result.encoding}" if self._anns else "ann"
             view = copy.copy(self)  # the experiment as this training sees it
-            view.activation, view.clamp = activation, clamp
+            view.activation = activation
             view.callbacks = (keras.callbacks.TensorBoard(str(self.folder.tblogs / name), write_graph=False),)
             keras.utils.set_random_seed(self.seed)
             with self._shared():
@@ -313,13 +311,11 @@ class Experiment:
     def ann_activation(self, encoding: str):
         """Hidden activation of the ANN for this encoding: a name, a Keras layer or its configuration.
 
-        Encodings whose activations and clamps are equal share one ANN.
+        Encodings whose activations are equal share one ANN.
         """
-        return QuantisedReLU(self.training_levels) if self.training_levels and self._rounds(encoding) else "relu"
-
-    def ann_clamp(self, encoding: str) -> float:
-        """`clamp` of the ANN's training for this encoding, see `ann_training.TrainingSettings`; 0 for none."""
-        return self.beta if spiking.get_encoding(encoding).needs_clamp else 0.0
+        if self.training_levels and self._rounds(encoding):
+            return QuantisedReLU(self.training_levels)
+        return spiking.get_encoding(encoding).hidden_activation(self.beta)
 
     def convert(self, encoding: str | None = None) -> spiking.SpikingSequential:
         """Converts the ANN, calibrated on a random choice of training images."""
@@ -491,7 +487,7 @@ class Experiment:
 
     def _start_anew(self) -> None:
         self._folder: RunFolder | None = None
-        self._anns: dict[tuple[str, float], Ann] = {}
+        self._anns: dict[str, Ann] = {}
         self.results = {
             encoding: Result(
                 encoding, settings, {f"experiment/{k}": v for k, v in self.hyperparameters(encoding).items()}
@@ -830,7 +826,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--training-levels", type=int, metavar="L", help="train with activations of L levels, for what rounds")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
-    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU, a share of activity (default: 0.2)")
+    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")

@@ -31,7 +31,7 @@ from spiking.operations import fan_out  # noqa: E402
 
 EPOCHS = 2
 SEEDS = (0, 1, 2)
-BETA = 0.2  # of the clamped ReLU
+BETA = 0.1  # threshold of the clamped ReLU
 IMAGES = 200  # of the test set
 FEW = 20  # where the spikes of all neurons are kept
 
@@ -48,8 +48,8 @@ class Run:
 
     def __init__(self, data, encoding: str, seed: int = 0, share: float = 1.0):
         code = spiking.get_encoding(encoding)
-        clamp = BETA if code.needs_clamp else 0.0
-        settings = Training(EPOCHS, seed=seed, clamp=clamp, ann_cache_dir=ROOT / "experiments" / "anns")
+        activation = code.hidden_activation(BETA)
+        settings = Training(EPOCHS, seed=seed, activation=activation, ann_cache_dir=ROOT / "experiments" / "anns")
         images, labels = data.x_test[:IMAGES], data.y_test[:IMAGES]
         self.encoding = encoding
         self.ann = train_network_lenet5_maxpool(settings, data.train, data.test)

@@ -65,6 +65,7 @@ class Encoding:
         clamp_options: `(clamp) -> ` keyword arguments of neurons that stay silent up to an activation (ReLU's
             `threshold`), in units of λ, one value per channel; None for codes that cannot.
         needs_clamp: whether the ANN should have been trained with such a ReLU.
+        hidden_activation: `(beta) -> ` the activation to train the ANN's hidden layers with, as Keras takes it.
         remarks: `(settings, depth) -> ` warnings about settings that will not work at this depth.
     """
 
@@ -89,6 +90,7 @@ class Encoding:
     rounding_levels: Callable[[Settings], int | None] = lambda settings: None
     clamp_options: Callable | None = None
     needs_clamp: bool = False
+    hidden_activation: Callable[[float], Any] = lambda beta: "relu"
     remarks: Callable[[Settings, int], list[str]] = no_remarks
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -1,12 +1,12 @@
-"""Time to first spike for ANNs trained with the clamped ReLU x·[x > threshold].
+"""Time to first spike for ANNs trained with the clamped ReLU x·[x > β].
 
 Rueckauer & Liu (2018), section on clamped ReLU: small activations would become late spikes, which arrive when their
-receivers have decided; an ANN trained without them does not miss them. Neurons and input are those of `ttfs`. How late
-a spike is depends on how small the activation is among those of its layer, so `Experiment` and `ann_training` take the
-threshold as a share of these.
+receivers have decided; an ANN trained without them does not miss them. Neurons and input are those of `ttfs`.
 """
 
 import dataclasses
+
+import keras
 
 from spiking import ttfs
 from spiking.ttfs import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D
@@ -19,4 +19,5 @@ ENCODING = dataclasses.replace(
     summary="as ttfs, for ANNs trained with the clamped ReLU: late spikes carry nothing",
     clamp_options=lambda clamp: {},
     needs_clamp=True,
+    hidden_activation=lambda beta: keras.layers.ReLU(threshold=beta),
 )

@@ -147,24 +147,6 @@ def test_encodings_with_the_same_activation_share_an_ann(finished):
     assert train_tiny.calls == [("relu", False)]
 
 
-def test_only_encodings_that_need_it_have_their_ann_clamped(tmp_path):
-    def clamps(**changes):
-        seen, original = [], train_tiny
-
-        def watched(experiment, *data, force_training=False):
-            seen.append((experiment.activation, experiment.clamp))
-            return original(experiment, *data, force_training)
-
-        experiment = make(tmp_path, training_function=watched, encoding=list(spiking.ENCODINGS), **changes)
-        for encoding in experiment.settings:
-            experiment.train(encoding)
-        return sorted(seen)
-
-    assert any(code.needs_clamp for code in spiking.ENCODINGS.values())
-    assert clamps(beta=0.125) == [("relu", 0.0), ("relu", 0.125)]
-    assert clamps() == [("relu", 0.0), ("relu", 0.2)]
-
-
 def test_an_encoding_with_another_activation_trains_its_own_ann(tmp_path, monkeypatch):
     first, second = TWO
     monkeypatch.setattr(Experiment, "ann_activation", lambda self, encoding: "relu" if encoding == first else "relu6")
@@ -553,14 +535,13 @@ import ann_training
 from experiment import main
 
 ann_training.ARCHITECTURES["base"] = lambda shape, classes, activation='relu': keras.Sequential([
-    keras.Input(shape, name="image"), keras.layers.Conv2D(4, 3, use_bias=False, name="maps"),
-    keras.layers.BatchNormalization(name="norm"), keras.layers.ReLU(name="relu"), keras.layers.Flatten(name="flatten"),
-    keras.layers.Dense(8, name="hidden"), keras.layers.Activation(activation, name="hidden_act"),
-    keras.layers.Dense(classes, "softmax", name="scores")], name="base")
+    keras.Input(shape), keras.layers.Conv2D(4, 3, use_bias=False, name="maps"),
+    keras.layers.BatchNormalization(name="norm"), keras.layers.ReLU(name="relu"), keras.layers.Flatten(),
+    keras.layers.Dense(8, activation=activation, name="hidden"), keras.layers.Dense(classes, "softmax", name="scores")])
 data, folder = sys.argv[1:]
 for devices in "2", "1":
     main(["--devices", devices, "--name", devices, "--network", "base", "--dataset", data, "--epochs", "3",
-          "--encoding", "rate", "ttfs_exact", "ttfs_clamped", "--timesteps", "9", "--max-images", "301",
+          "--encoding", "rate", "ttfs_exact", "--timesteps", "9", "--max-images", "301",
           "--results-dir", folder, "--tblogs-dir", folder + "/tblogs"])
 """
 
@@ -577,14 +558,12 @@ def test_two_devices_give_the_results_of_one(tmp_path):
         folder = tmp_path / "runs" / devices
         configurations.append(json.loads((folder / "config.json").read_text()))
         metrics.append(json.loads((folder / "metrics.json").read_text()))
-        anns.append([keras.models.load_model(folder / f"{name}.keras") for name in ("ann", "ann-ttfs_clamped")])
+        anns.append(keras.models.load_model(folder / "ann.keras"))
     assert [each["devices"] for each in configurations] == [1, 2]
-    assert len(list((tmp_path / "runs" / "anns").glob("*.keras"))) == 4  # trained twice, not loaded
-    for on_one, on_two in zip(*anns, strict=True):
-        for one, two in zip(on_one.weights, on_two.weights, strict=True):
-            np.testing.assert_allclose(two, one, atol=1e-5, err_msg=one.path)
-    assert all(each[1].get_layer("hidden_act").threshold > 0 for each in anns)
-    for encoding in "rate", "ttfs_exact", "ttfs_clamped":
+    assert len(list((tmp_path / "runs" / "anns").glob("*.keras"))) == 2  # trained twice, not loaded
+    for one, two in zip(anns[0].weights, anns[1].weights, strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-5, err_msg=one.path)
+    for encoding in "rate", "ttfs_exact":
         one, two = ({k: v for k, v in each[encoding].items() if k.startswith(("ann/", "snn/"))} for each in metrics)
         assert one.pop("snn/seconds") and two.pop("snn/seconds")
         assert two == pytest.approx(one, rel=1e-5, abs=1e-5)
