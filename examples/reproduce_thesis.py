@@ -5,9 +5,9 @@
 
 For LeNet-5 with average pooling, as in the original, and with max pooling, and for each code, a random search varies
 time steps, threshold, percentile and scope of the normalisation and, where the ANN is trained with the clamped ReLU,
-its threshold β. It looks at validation images alone, which were held out of the training set, with the ANNs of three seeds.
-The best setting then meets the test set once, with the same ANNs. Losses are against the ANN that was converted or the
-one with ReLU, whichever is better. Stopped at any time, the same command goes on.
+its threshold β. It looks at validation images alone, which were held out of the training set, with the ANNs of three
+seeds. The best setting then meets the test set once, with the same ANNs. Losses are against the ANN that was converted
+or the one with ReLU, whichever is better. Stopped at any time, the same command goes on.
 """
 
 import argparse
