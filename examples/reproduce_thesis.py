@@ -3,7 +3,7 @@
     python examples/reproduce_thesis.py            # makes docs/THESIS.md
     python examples/reproduce_thesis.py --quick    # two minutes on the sample of MNIST; writes no page
 
-For LeNet-5 with average pooling, as in the original, and with max pooling, and for each code, a random search varies
+For LeNet-5 with average pooling, much as in the original, and with max pooling, a random search for each code varies
 time steps, threshold, percentile and scope of the normalisation and, where the ANN is trained with the clamped ReLU,
 its threshold β. It looks at validation images alone, which were held out of the training set, with the ANNs of three
 seeds. The best setting then meets the test set once, with the same ANNs. Losses are against the ANN that was converted
@@ -55,7 +55,8 @@ SPACE = [
 ]
 CLAMP = OptimizableValue("beta", DiscreteValues([0.1, 0.25]))
 SPACES = {"ttfs": SPACE, "ttfs_dyn_thresh": SPACE, "ttfs_clamped": [*SPACE, CLAMP]}
-BESIDE = {"ttfs_exact": {"timesteps": 32}}  # not searched; its ANN is the one with ReLU
+WITH_RELU = "ttfs_exact"  # a code whose ANN is the one with ReLU
+BESIDE = {WITH_RELU: {"timesteps": 32}}  # not searched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def ann_percent(experiment: Experiment) -> float:
 @functools.cache
 def relu_percent(plan: Plan, part: str, network: str, seed: int) -> float:
     """Accuracy of the ANN with ReLU."""
-    return ann_percent(experiment_on(plan, part, network, next(iter(BESIDE)), seed))
+    return ann_percent(experiment_on(plan, part, network, WITH_RELU, seed))
 
 
 def compare(
@@ -133,8 +134,8 @@ def compare(
 
     def metrics(images, labels):
         accuracy = 100 * snn_accuracy(snn, images, labels)
-        found = {"loss": max(relu, ann) - accuracy, "relu": relu, "ann": ann, "snn": accuracy}
-        return found | {"threshold": snn.settings["threshold"]}
+        accuracies = {"relu": relu, "ann": ann, "snn": accuracy}
+        return {"loss": max(relu, ann) - accuracy, **accuracies, "threshold": snn.settings["threshold"]}
 
     if part == "validation" and len(images) > FIRST_LOOK:
         first = metrics(images[:FIRST_LOOK], labels[:FIRST_LOOK])
@@ -216,7 +217,7 @@ class Result:
         return f"- `{self.encoding}`: " + ", ".join(f"{key} {value}" for key, value in shown.items())
 
 
-def found(plan: Plan, network: str, encoding: str) -> Result:
+def measure(plan: Plan, network: str, encoding: str) -> Result:
     """Searches and tests one code."""
     if encoding not in SPACES:
         return Result(encoding, BESIDE[encoding], None, test(plan, network, encoding, "default", BESIDE[encoding]))
@@ -248,16 +249,16 @@ def chapter(network: str, results: Sequence[Result]) -> list[str]:
 
 def page(plan: Plan, results: dict[str, list[Result]]) -> str:
     """docs/THESIS.md."""
-    train, validation, test = (len(parts(plan)[part][0]) for part in ("train", "validation", "test"))
+    count = {part: len(images) for part, (images, _) in parts(plan).items()}
     lines = [
         "# LeNet-5 on MNIST with time-to-first-spike codes",
         "",
         "Made by `python examples/reproduce_thesis.py`.",
         "",
-        f"{plan.epochs} epochs on {train} training images; {plan.held_out} more were held out. Per network and code a "
-        f"random search of {plan.trials} trials, judged by the loss on {validation} held-out images, the mean over the "
-        f"ANNs of the seeds {SEEDS}; a trial that loses more than {HOPELESS:g} points on {FIRST_LOOK} images ends "
-        f"there. Then once all {test} test images, with the same ANNs, calibrated on 1000 training images. ANN: "
+        f"{plan.epochs} epochs on {count['train']} training images; {plan.held_out} more were held out. Per network and code a "
+        f"random search of {plan.trials} trials, judged by the loss on {count['validation']} held-out images, the mean "
+        f"over the ANNs of the seeds {SEEDS}; a trial that loses more than {HOPELESS:g} points on {FIRST_LOOK} images ends "
+        f"there. Then once all {count['test']} test images, with the same ANNs, calibrated on 1000 training images. ANN: "
         "the one that was converted, for `ttfs_clamped` the one with the clamped ReLU. Loss: points of accuracy below "
         "that one or the ANN with ReLU of the same seed, whichever is better; mean ± standard deviation over the "
         "seeds. `ttfs_exact` runs with its defaults, 32 steps a window, and is not searched. Average pooling and "
@@ -279,7 +280,7 @@ def main(argv=None) -> None:
     options = parser.parse_args(argv)
     folder = options.folder or ROOT / "experiments" / ("thesis-quick" if options.quick else "thesis")
     plan = Plan(folder.absolute(), **(QUICK if options.quick else {"trials": options.trials}))
-    results = {network: [found(plan, network, code) for code in options.codes] for network in options.networks}
+    results = {network: [measure(plan, network, code) for code in options.codes] for network in options.networks}
     if options.codes != codes or options.networks != list(NETWORKS):
         print("\n".join(result.row for of_network in results.values() for result in of_network))
         return

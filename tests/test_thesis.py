@@ -63,6 +63,21 @@ def test_the_search_chooses_on_validation_and_the_seeds_meet_the_test_set(script
     assert f"timesteps {most}" in page
 
 
+def test_the_verdict_is_on_the_code_that_validation_chose(script):
+    def result(encoding, validation, loss):
+        run = {"loss": loss, "relu": 99.0, "ann": 99.0, "snn": 99.0 - loss, "threshold": 1.0}
+        return script.Result(encoding, {}, validation, [run, run])
+
+    text = "\n".join(
+        script.chapter(
+            "lenet5_maxpool",
+            [result("ttfs", 0.2, 0.5), result("ttfs_clamped", 0.3, 0.1), result("ttfs_exact", None, 0.0)],
+        )
+    )
+    assert "`ttfs` loses least on the validation images" in text
+    assert "it loses 0.50 points on average, more than the thesis's best, 0.35." in text
+
+
 def test_the_loss_is_against_the_better_ann(script, tmp_path, monkeypatch):
     class Made:
         """An experiment whose ANN and SNN have these accuracies."""
