@@ -255,10 +255,11 @@ def page(plan: Plan, results: dict[str, list[Result]]) -> str:
         "",
         "Made by `python examples/reproduce_thesis.py`.",
         "",
-        f"{plan.epochs} epochs on {count['train']} training images; {plan.held_out} more were held out. Per network and code a "
-        f"random search of {plan.trials} trials, judged by the loss on {count['validation']} held-out images, the mean "
-        f"over the ANNs of the seeds {SEEDS}; a trial that loses more than {HOPELESS:g} points on {FIRST_LOOK} images ends "
-        f"there. Then once all {count['test']} test images, with the same ANNs, calibrated on 1000 training images. ANN: "
+        f"{plan.epochs} epochs on {count['train']} training images; {plan.held_out} more were held out. Per network "
+        f"and code a random search of {plan.trials} trials, judged by the loss on {count['validation']} held-out "
+        f"images, the mean over the ANNs of the seeds {SEEDS}; a trial that loses more than {HOPELESS:g} points on "
+        f"{FIRST_LOOK} images ends there. Then once all {count['test']} test images, with the same ANNs, calibrated on "
+        "1000 training images. ANN: "
         "the one that was converted, for `ttfs_clamped` the one with the clamped ReLU. Loss: points of accuracy below "
         "that one or the ANN with ReLU of the same seed, whichever is better; mean ± standard deviation over the "
         "seeds. `ttfs_exact` runs with its defaults, 32 steps a window, and is not searched. Average pooling and "
