@@ -19,16 +19,17 @@ import tensorflow as tf
 from keras import layers as kl
 
 import spiking
-from spiking.calibration import Calibration, LayerCalibration, measure
-from spiking.correction import correct
-from spiking.diagnosis import Diagnosis
-from spiking.diagnosis import diagnose as diagnose_layers
-from spiking.folding import ConversionError, FoldedNetwork, Reader
-from spiking.latency import EarlyExit, early_exit
-from spiking.layers import SpikingRNN, SpikingSequential
+from spiking.analysis.diagnosis import Diagnosis
+from spiking.analysis.diagnosis import diagnose as diagnose_layers
+from spiking.analysis.latency import EarlyExit, early_exit
+from spiking.analysis.statistics import Analysis, analyse
+from spiking.folding.reader import ConversionError, FoldedNetwork, Reader
+from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.network.layers import SpikingRNN
+from spiking.network.model import SpikingSequential
 from spiking.quantisation import QuantisedReLU
-from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
-from spiking.statistics import Analysis, analyse
+from spiking.scaling.calibration import Calibration, LayerCalibration, measure
+from spiking.scaling.correction import correct
 
 logger = logging.getLogger(__name__)
 

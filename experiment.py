@@ -47,14 +47,14 @@ import tensorflow as tf
 import ann_training
 import conversion
 import spiking
-from spiking import report, summaries
-from spiking.calibration import METHODS
-from spiking.correction import CORRECTIONS
-from spiking.diagnosis import Diagnosis
+from spiking.analysis.diagnosis import Diagnosis
+from spiking.analysis.statistics import Analysis
 from spiking.quantisation import QuantisedReLU
-from spiking.report import plain
-from spiking.statistics import Analysis
-from spiking.summaries import ANALYSIS_METRICS
+from spiking.runs import report, summaries
+from spiking.runs.report import plain
+from spiking.runs.summaries import ANALYSIS_METRICS
+from spiking.scaling.calibration import METHODS
+from spiking.scaling.correction import CORRECTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -368,7 +368,7 @@ class Experiment:
         return found
 
     def snn_activation_analysis(self, encoding: str | None = None) -> Analysis:
-        """Where the spikes go and what they cost, over the test images; see `spiking/statistics.py`.
+        """Where the spikes go and what they cost, over the test images; see `spiking/analysis/statistics.py`.
 
         Raises:
             RuntimeError: `snn_accuracy` has not been called.

@@ -36,9 +36,9 @@ from conversion import (  # noqa: E402
     diagnose,
     snn_activation_analysis,
 )
+from spiking.network.clock import reduce_precision  # noqa: E402
 from spiking.quantisation import QuantisedReLU  # noqa: E402
 from spiking.rate import low_latency  # noqa: E402
-from spiking.simulation import reduce_precision  # noqa: E402
 
 RESULTS, PAGE = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "DEEP.md"
 COST = ROOT / "docs" / "deep_cost.json"
@@ -282,8 +282,8 @@ def page(lines: list[dict]) -> str:
         f"{CALIBRATION_IMAGES} training images for calibration and corrections. Loss: points of accuracy below the "
         "ANN, ± the most that its standard error can be, the root of (1 − same class) / images. Aim: what it should be "
         "without retraining. Same class: share of images on which ANN and SNN agree. Operations: effective additions "
-        f"per image; energy as in `spiking/statistics.py`, both from {ANALYSED_IMAGES} images. The equally quantised "
-        "ANN is `ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. `ttfs_clamped` "
+        f"per image; energy as in `spiking/analysis/statistics.py`, both from {ANALYSED_IMAGES} images. The equally "
+        "quantised ANN is `ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. `ttfs_clamped` "
         "stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
         "",
         "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "

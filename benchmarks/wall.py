@@ -34,7 +34,7 @@ from random_networks import RandomNetwork, random_network  # noqa: E402
 
 import spiking  # noqa: E402
 from conversion import CONVERTERS, ConversionError, assemble, calibrate, convert_ann_to_snn, read  # noqa: E402
-from spiking.simulation import FIRST_SPIKE_TIMES, RASTERS, SPIKE_COUNTS  # noqa: E402
+from spiking.network.clock import FIRST_SPIKE_TIMES, RASTERS, SPIKE_COUNTS  # noqa: E402
 
 RESULTS = ROOT / "docs" / "wall.jsonl"
 SUMMARY = ROOT / "docs" / "WALL.md"

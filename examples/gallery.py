@@ -26,8 +26,8 @@ import conversion  # noqa: E402
 import plotting  # noqa: E402
 import spiking  # noqa: E402
 from ann_training import Training, load_dataset, train_network_lenet5_maxpool  # noqa: E402
-from spiking import summaries  # noqa: E402
-from spiking.operations import fan_out  # noqa: E402
+from spiking.analysis.operations import fan_out  # noqa: E402
+from spiking.runs import summaries  # noqa: E402
 
 EPOCHS = 2
 SEEDS = (0, 1, 2)

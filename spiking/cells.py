@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+PACKAGE = "spiking"  # under which Keras registers what is saved
+
 
 def traced_once(function: Callable) -> Callable:
     """Decorator for functions as `tf.custom_gradient` takes them that work element by element.
@@ -74,13 +76,6 @@ def decay(tau: float) -> float:
     if not tau > 0:
         raise ValueError(f"tau is a time constant in time steps and must be positive (or inf). Received: tau={tau}")
     return math.exp(-1 / tau)
-
-
-def check_threshold(threshold: float) -> float:
-    """The threshold as a float, once it is known to be finite and positive."""
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"threshold must be positive and finite. Received: threshold={threshold}")
-    return float(threshold)
 
 
 class SpikingCell(keras.layers.Layer):

@@ -1,37 +1,14 @@
 """What one temporal code consists of. A code is data: conversion and simulation read it and compare no names."""
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from spiking.cells import SpikingCell, check_threshold
+from spiking.cells import SpikingCell
+from spiking.checks import check_threshold, check_timesteps
 
 Settings = Mapping[str, Any]
-
-
-def check_whole(argument: str, value, least: int = 0) -> int:
-    """`value` as an int, once it is known to be a whole number of at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool):
-        raise ValueError(f"{argument} must be a whole number of at least {least}. Received: {argument}={value!r}")
-    return number
-
-
-def check_timesteps(timesteps: int) -> int:
-    """The number of time steps as an int, once it is known to be a positive whole number."""
-    return check_whole("timesteps", timesteps, 1)
-
-
-def check_choice(argument: str, value, choices: tuple[str, ...]):
-    """`value`, once it is known to be one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {choices}. Received: {argument}={value!r}")
-    return value
 
 
 def no_remarks(settings: Settings, depth: int) -> list[str]:

@@ -12,7 +12,7 @@ with V(0) = θ/2 nearly.
 import keras
 import tensorflow as tf
 
-from spiking.encoding import check_whole
+from spiking.checks import check_whole
 
 
 def straight_through_levels(x: tf.Tensor, levels: float) -> tf.Tensor:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, decay, spike
-from spiking.encoding import Encoding, check_choice, check_whole
-from spiking.layers import PACKAGE, ConstantCurrent, PoissonSpikes
-from spiking.simulation import simulate_clock
+from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, decay, spike
+from spiking.checks import check_choice, check_threshold, check_whole
+from spiking.encoding import Encoding
+from spiking.network.clock import simulate_clock
+from spiking.network.inputs import ConstantCurrent, PoissonSpikes
 
 RESETS = ("subtract", "zero")
 INPUT_CODINGS = ("current", "poisson")

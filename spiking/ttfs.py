@@ -8,10 +8,11 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, decay, spike
+from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, decay, spike
+from spiking.checks import check_threshold
 from spiking.encoding import Encoding
-from spiking.layers import PACKAGE, SingleEvent
-from spiking.simulation import simulate_clock
+from spiking.network.clock import simulate_clock
+from spiking.network.inputs import SingleEvent
 
 
 class NeuronState(NamedTuple):

@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 
 from spiking import ttfs
-from spiking.cells import MaxPoolCell, SpikingCell, signed_max_pool
-from spiking.layers import PACKAGE, SingleEvent
+from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, signed_max_pool
+from spiking.network.inputs import SingleEvent
 
 serializable = keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs_dynthresh")
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import MaxPoolCell, SpikingCell, check_threshold, signed_max_pool, spike, traced_once
-from spiking.encoding import Encoding, check_choice, check_timesteps
-from spiking.layers import PACKAGE, SpikingInput
-from spiking.simulation import FIRST_SPIKE_TIMES, RASTERS, READOUTS, SPIKE_COUNTS, Simulation
+from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, signed_max_pool, spike, traced_once
+from spiking.checks import check_choice, check_threshold, check_timesteps
+from spiking.encoding import Encoding
+from spiking.network.clock import FIRST_SPIKE_TIMES, RASTERS, READOUTS, SPIKE_COUNTS, Simulation
+from spiking.network.inputs import SpikingInput
 
 INPUT_CODINGS = ("current", "spikes")
 

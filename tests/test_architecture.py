@@ -25,7 +25,7 @@ ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exac
 MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}
 ENCODING_NAMES = {"rate", "ttfs", "ttfs_dyn_thresh", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
 
-SPIKING = sorted((ROOT / "spiking").glob("*.py"))
+SPIKING = sorted((ROOT / "spiking").rglob("*.py"))
 OUTSIDE = [path for path in sorted(ROOT.glob("*.py")) if path.stem in TOP_LEVEL]
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 import spiking
 from conversion import ann_and_snn_activations_per_layer, conversion_report
 from experiment import Experiment
-from spiking.simulation import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
 
 # Keras' TensorBoard callback reads the learning rate by np.array(variable), which NumPy 2 wants to have a copy keyword.
 pytestmark = pytest.mark.filterwarnings(

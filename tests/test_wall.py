@@ -25,8 +25,8 @@ from benchmarks.wall import (
     slope,
 )
 from conversion import CONVERTERS, ConversionError, convert_ann_to_snn, read
+from spiking.network.clock import RASTERS, READOUTS
 from spiking.quantisation import QuantisedReLU
-from spiking.simulation import RASTERS, READOUTS
 
 SEEDS = range(40)
 # Networks for the limits: at least three layers of neurons, no jumps (a ReLU with a threshold is not continuous), and

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from conversion import calibrate, convert_ann_to_snn
-from spiking.calibration import BINS_PER_OCTAVE, OCTAVES, Histogram, check_percentile
+from spiking.checks import check_percentile
+from spiking.scaling.histogram import BINS_PER_OCTAVE, OCTAVES, Histogram
 
 RNG = np.random.default_rng(0)
 # dense samples: neighbouring values of the sorted sample are closer than the stated error

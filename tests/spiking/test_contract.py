@@ -18,7 +18,7 @@ from keras import layers as kl
 
 import spiking
 from conversion import conversion_report, convert_ann_to_snn
-from spiking.simulation import FIRST_SPIKE_TIMES, RASTERS, READOUTS, RECORDS, SPIKE_COUNTS, simulate_clock
+from spiking.network.clock import FIRST_SPIKE_TIMES, RASTERS, READOUTS, RECORDS, SPIKE_COUNTS, simulate_clock
 
 ROOT = Path(__file__).parents[2]
 ENCODINGS = list(spiking.ENCODINGS)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from conversion import calibrate, convert_ann_to_snn, read
-from spiking.correction import correct
 from spiking.quantisation import QuantisedReLU
+from spiking.scaling.correction import correct
 
 LEVELS = 4
 

@@ -10,8 +10,9 @@ from keras import layers as kl
 import spiking
 from benchmarks.diagnosis import FAULTS, changed
 from conversion import convert_ann_to_snn, diagnose
-from spiking import diagnosis, rate, ttfs
-from spiking.layer_errors import PARTS, LayerErrorSums, levels
+from spiking import rate, ttfs
+from spiking.analysis import diagnosis
+from spiking.analysis.layer_errors import PARTS, LayerErrorSums, levels
 
 
 def test_levels():

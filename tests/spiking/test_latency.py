@@ -9,8 +9,10 @@ from keras import layers as kl
 
 from conversion import snn_early_exit
 from spiking import rate
-from spiking.latency import EarlyExit, early_exit, exit_steps, latency
-from spiking.layers import ConstantCurrent, SpikingRNN, SpikingSequential
+from spiking.analysis.latency import EarlyExit, early_exit, exit_steps, latency
+from spiking.network.inputs import ConstantCurrent
+from spiking.network.layers import SpikingRNN
+from spiking.network.model import SpikingSequential
 
 
 def test_latency_is_the_step_from_which_accuracy_stays():

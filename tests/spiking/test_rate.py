@@ -10,7 +10,8 @@ from conftest import drive, potentials
 from keras import layers as kl
 
 from spiking import get_encoding
-from spiking.layers import ConstantCurrent, PoissonSpikes, SpikingRNN
+from spiking.network.inputs import ConstantCurrent, PoissonSpikes
+from spiking.network.layers import SpikingRNN
 from spiking.rate import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D
 
 HALF = 1 / math.log(2)  # τ for which the leak α = exp(−1/τ) is 1/2

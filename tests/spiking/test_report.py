@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from spiking import report
+from spiking.runs import report
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 HOSTILE = "<script>alert('x')</script> & \"quoted\""

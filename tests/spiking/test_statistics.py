@@ -13,11 +13,13 @@ from keras import layers as kl
 import spiking
 from conversion import convert_ann_to_snn, read, snn_activation_analysis
 from spiking import rate
-from spiking.layers import ConstantCurrent, SpikingRNN, SpikingSequential
-from spiking.operations import EffectiveMacs, connections, fan_out
-from spiking.simulation import RASTERS
-from spiking.statistics import analyse
-from spiking.synapses import Diagonal
+from spiking.analysis.operations import EffectiveMacs, connections, fan_out
+from spiking.analysis.statistics import analyse
+from spiking.folding.linear import Diagonal
+from spiking.network.clock import RASTERS
+from spiking.network.inputs import ConstantCurrent
+from spiking.network.layers import SpikingRNN
+from spiking.network.model import SpikingSequential
 
 W1 = np.array([[1, 0.5], [0, 0.25]])
 W2 = np.array([[1, 1, -1], [0, 2, 0]])

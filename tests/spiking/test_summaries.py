@@ -6,9 +6,9 @@ import pytest
 
 import spiking
 from conversion import convert_ann_to_snn, snn_activation_analysis
-from spiking import summaries
-from spiking.diagnosis import Diagnosis, LayerErrors
-from spiking.statistics import Analysis, LayerStatistics
+from spiking.analysis.diagnosis import Diagnosis, LayerErrors
+from spiking.analysis.statistics import Analysis, LayerStatistics
+from spiking.runs import summaries
 
 
 def layer(name, **changes):

@@ -18,7 +18,7 @@ from test_contract import centre, copy_of, make_dyadic, some_images, stock_stack
 import spiking
 from conversion import convert_ann_to_snn
 from spiking import rate
-from spiking.simulation import (
+from spiking.network.clock import (
     FIRST_SPIKE_TIMES,
     RASTERS,
     READOUTS,

@@ -8,7 +8,7 @@ from conftest import drive, potentials
 from keras import layers as kl
 
 from spiking import get_encoding
-from spiking.layers import SingleEvent
+from spiking.network.inputs import SingleEvent
 from spiking.ttfs import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D
 
 HALF = 1 / math.log(2)  # τ for which the leak α = exp(−1/τ) is 1/2

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spiking.calibration import Calibration
-from spiking.encoding import check_choice
-from spiking.folding import FoldedNetwork
+from spiking.checks import check_choice
+from spiking.folding.reader import FoldedNetwork
 from spiking.quantisation import straight_through_levels
+from spiking.scaling.calibration import Calibration
 
 Batches = Callable[[], Iterable[np.ndarray]]
 

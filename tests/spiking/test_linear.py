@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
-from spiking.synapses import LINEAR, Chain, Diagonal, apply, channel_vector, copy_layer
+from spiking.folding.chain import Chain
+from spiking.folding.linear import LINEAR, Diagonal, apply, channel_vector, copy_layer
 
 # For each linear layer type: (input shape, constructor). Odd shapes on purpose.
 CASES = {

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spiking.diagnosis import PARTS, Diagnosis
-from spiking.latency import latency
-from spiking.layers import SpikingSequential
-from spiking.simulation import RASTERS
-from spiking.statistics import Analysis
-from spiking.synapses import LINEAR, kernels_of
+from spiking.analysis.diagnosis import PARTS, Diagnosis
+from spiking.analysis.latency import latency
+from spiking.analysis.statistics import Analysis
+from spiking.folding.linear import LINEAR, kernels_of
+from spiking.network.clock import RASTERS
+from spiking.network.model import SpikingSequential
 
 BINS = 60  # at most, in one histogram
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiking.layers import SpikingSequential
-from spiking.simulation import READOUTS
+from spiking.network.clock import READOUTS
+from spiking.network.model import SpikingSequential
 
 
 def latency(accuracy_per_timestep: np.ndarray, ann_accuracy: float, points: float = 1.0) -> int | None:

@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers as kl
 
-from spiking.folding import FoldedNetwork
-from spiking.synapses import LINEAR, Diagonal, copy_layer, kernels_of
+from spiking.folding.linear import LINEAR, Diagonal, copy_layer, kernels_of
+from spiking.folding.reader import FoldedNetwork
 
 AVERAGE_POOLING = (kl.AveragePooling1D, kl.AveragePooling2D, kl.AveragePooling3D)
 GLOBAL_AVERAGE_POOLING = (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D)

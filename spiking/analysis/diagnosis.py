@@ -12,11 +12,11 @@ import tensorflow as tf
 from keras import layers as kl
 
 import spiking
+from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
 from spiking.encoding import Encoding
-from spiking.folding import FoldedNetwork
-from spiking.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
-from spiking.layers import SpikingSequential
-from spiking.simulation import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.folding.reader import FoldedNetwork
+from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.network.model import SpikingSequential
 
 # What a finding can name.
 BATCH_NORM = "batch_norm"

@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 import spiking
-from spiking.folding import FoldedNetwork
-from spiking.layers import SpikingSequential
-from spiking.operations import EffectiveMacs, connections, fan_out
-from spiking.simulation import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
-from spiking.synapses import Diagonal, kernels_of
+from spiking.analysis.operations import EffectiveMacs, connections, fan_out
+from spiking.folding.linear import Diagonal, kernels_of
+from spiking.folding.reader import FoldedNetwork
+from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.network.model import SpikingSequential
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.

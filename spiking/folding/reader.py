@@ -13,8 +13,9 @@ import tensorflow as tf
 from keras import layers as kl
 
 from spiking.cells import signed_max_pool
+from spiking.folding.chain import Chain
+from spiking.folding.linear import LINEAR, channel_vector, copy_layer
 from spiking.quantisation import quantised_relu
-from spiking.synapses import LINEAR, Chain, channel_vector, copy_layer
 
 # Hidden activations that neurons compute, each with its ceiling; and what only the read-out can apply.
 RECTIFIERS = {keras.activations.relu: None, keras.activations.relu6: 6.0}

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 import spiking
-from spiking import summaries
-from spiking.diagnosis import Diagnosis
-from spiking.layers import SpikingSequential
-from spiking.statistics import Analysis
+from spiking.analysis.diagnosis import Diagnosis
+from spiking.analysis.statistics import Analysis
+from spiking.network.model import SpikingSequential
+from spiking.runs import summaries
 
 Table = Sequence[Sequence[str]]
 

@@ -1,0 +1,1 @@
+"""What a spiking network does and why: accuracy, operations, statistics, errors."""

@@ -1,0 +1,1 @@
+"""The ANN, read and folded: the same function, before any spikes exist."""

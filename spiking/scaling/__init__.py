@@ -1,0 +1,1 @@
+"""What full activity is: the scale of every layer, measured and corrected."""
