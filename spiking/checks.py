@@ -1,44 +1,74 @@
-"""Every check of an argument, once: the value comes back once it is known to obey the rule."""
+"""Every check of an argument, once: the value comes back once it is known to obey the rule.
+
+An error says the rule, what was received, and where it is not plain, what to do.
+"""
 
 import math
+import numbers
 import operator
 
+# A float32 counts whole numbers up to 2²⁴, and what it has to count are T steps, and T + 1 for first spike times.
+LARGEST_TIMESTEPS = 2**24 - 1
+# Thresholds θ with which θ·T and θ/T are float32 numbers for every T up to there.
+THRESHOLDS = "[1e-30, 1e30]"
 
-def check_whole(argument: str, value, least: int = 0) -> int:
-    """`value` as an int, once it is known to be a whole number of at least `least`."""
+
+def check_whole(argument: str, value, least: int = 0, most: int | None = None, remedy: str = "") -> int:
+    """`value` as an int, once it is known to be a whole number from `least` to `most` (None: no limit)."""
     try:
         number = operator.index(value)
     except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool):
-        raise ValueError(f"{argument} must be a whole number of at least {least}. Received: {argument}={value!r}")
+        number = None
+    if number is None or isinstance(value, bool) or number < least or (most is not None and number > most):
+        limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(_sentence(f"{argument} must be a whole number {limit}", argument, value, remedy))
     return number
 
 
-def check_timesteps(timesteps: int) -> int:
-    """The number of time steps as an int, once it is known to be a positive whole number."""
-    return check_whole("timesteps", timesteps, 1)
+def check_real(argument: str, value, interval: str = "(-inf, inf)", remedy: str = "") -> float:
+    """`value` as a float, once it is known to be a number in an interval; NaN is in none.
+
+    Args:
+        interval: as it is written, "(0, 100]" for 0 < value ≤ 100; "inf]" lets infinity in.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    high_enough = number >= low if interval[0] == "[" else number > low
+    low_enough = number <= high if interval[-1] == "]" else number < high
+    if not (high_enough and low_enough):
+        raise ValueError(_sentence(f"{argument} must be a number in {interval}", argument, value, remedy))
+    return number
 
 
-def check_choice(argument: str, value, choices: tuple[str, ...]):
+def check_choice(argument: str, value, choices: tuple):
     """`value`, once it is known to be one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{argument} must be one of {choices}. Received: {argument}={value!r}")
+        raise ValueError(_sentence(f"{argument} must be one of {choices}", argument, value, ""))
     return value
 
 
+def check_timesteps(timesteps: int, windows: int = 1) -> int:
+    """The number of time steps (of one window, where there are several) as an int, once all of them can be counted."""
+    number = check_whole("timesteps", timesteps, 1)
+    if number * windows > LARGEST_TIMESTEPS:
+        total = f" in each of {windows} windows, {number * windows} together" if windows > 1 else ""
+        raise ValueError(
+            f"A simulation has at most {LARGEST_TIMESTEPS} time steps: float32 counts no further. Received: "
+            f"timesteps={timesteps}{total}. Take at most {LARGEST_TIMESTEPS // windows}."
+        )
+    return number
+
+
 def check_threshold(threshold: float) -> float:
-    """The threshold as a float, once it is known to be finite and positive."""
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"threshold must be positive and finite. Received: threshold={threshold}")
-    return float(threshold)
+    """The threshold θ as a float, once it is known to be positive and one that float32 can count with."""
+    return check_real("threshold", threshold, THRESHOLDS, "Full activity is 1; the codes take thresholds near 1 or 10.")
 
 
 def check_percentile(percent: float) -> float:
     """The percentile as a float, once it is known to lie in (0, 100]."""
-    if isinstance(percent, bool) or not 0 < percent <= 100:
-        raise ValueError(
-            "norm_percentile is the percentile of the activations that becomes full activity and must lie in "
-            f"(0, 100]; 99.9 is usual. Received: norm_percentile={percent}"
-        )
-    return float(percent)
+    remedy = "It is the percentile of the activations that becomes full activity; 99.9 is usual."
+    return check_real("norm_percentile", percent, "(0, 100]", remedy)
+
+
+def _sentence(rule: str, argument: str, value, remedy: str) -> str:
+    return f"{rule}. Received: {argument}={value!r}" + (f". {remedy}" if remedy else "")

@@ -1,13 +1,10 @@
 """Percentiles from one pass in constant memory, against all values kept and sorted."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
 
 from conversion import calibrate, convert_ann_to_snn
-from spiking.checks import check_percentile
 from spiking.scaling.histogram import BINS_PER_OCTAVE, OCTAVES, Histogram
 
 RNG = np.random.default_rng(0)
@@ -111,17 +108,6 @@ def test_edges_are_logarithmic_by_octaves():
     assert np.all(np.diff(edges) > 0)
     assert np.max(np.diff(edges) / edges[:-1]) <= ERROR
     np.testing.assert_array_equal(edges[::BINS_PER_OCTAVE], 2.0 ** np.arange(OCTAVES[0], OCTAVES[1] + 1))
-
-
-@pytest.mark.parametrize("percent", [0, 0.0, -1.0, 100.1, math.nan, math.inf, True])
-def test_percentile_refused(percent):
-    with pytest.raises(ValueError, match=f"norm_percentile={percent}"):
-        check_percentile(percent)
-
-
-@pytest.mark.parametrize("percent", [100, 99.9, 1e-3, np.float32(50)])
-def test_percentile_accepted(percent):
-    assert check_percentile(percent) == float(percent)
 
 
 def test_share_above_counts_whole_bins():
