@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 100
 
 # What calibration says of the read-out: scores are in the ANN's units.
-READOUT = LayerCalibration("", np.array(1.0), 0.0, 0.0, 0)
+READOUT = LayerCalibration(np.array(1.0), 0.0, 0.0, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def convert_ann_to_snn(
     timesteps: int | None = None,
     *,
     threshold: float | None = None,
-    norm_percentile: float = 99.9,
+    norm_percentile: float | None = None,
     normalisation: str | None = None,
     per_channel: bool | None = None,
     correction: str | None = None,
@@ -356,7 +356,7 @@ def convert_ann_to_snn(
         encoding: name of the temporal code, see `spiking.ENCODINGS`.
         timesteps: number of time steps; `None` for the code's own.
         threshold: firing threshold; `None` for the code's own.
-        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100].
+        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100]; `None` for 99.9.
         normalisation: how full activity is chosen: "percentile", "max", or "mse" for the least mean square error at
             this number of time steps; `None` for the code's own.
         per_channel: full activity per channel, or per layer; `None` for the code's own.
@@ -372,7 +372,8 @@ def convert_ann_to_snn(
 
     Raises:
         ConversionError: the ANN holds something that cannot be converted.
-        ValueError: a setting is unknown or out of range, or the calibration images are not the ANN's.
+        ValueError: a setting is unknown, out of range or contradicts a finished calibration, or the calibration (its
+            images) is not the ANN's.
     """
     code = spiking.get_encoding(encoding)
     settings = code.settings(timesteps, threshold, **options)
@@ -385,13 +386,14 @@ def convert_ann_to_snn(
     folded = read(ann)
     _check_clamps(folded, code)
     if isinstance(calibration, Calibration):
-        found = _check_calibration(calibration, folded, correction)
+        choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
+        found = _check_calibration(calibration, folded, correction, choice)
     else:
         found = calibrate(
             folded,
             calibration,
             code.normalisation if normalisation is None else normalisation,
-            percentile=norm_percentile,
+            percentile=99.9 if norm_percentile is None else norm_percentile,
             per_channel=code.per_channel if per_channel is None else per_channel,
             levels=settings["timesteps"],
         )
@@ -409,13 +411,8 @@ def convert_ann_to_snn(
     return assemble(folded, code, settings, found, name=f"{ann.name}_{code.name}")
 
 
-def _check_calibration(calibration: Calibration, folded: FoldedNetwork, correction) -> Calibration:
-    names = [stage.name for stage in folded.stages if stage.holds_neurons]
-    if [layer.name for layer in calibration.layers] != names:
-        raise ValueError(
-            f"The calibration must be of this ANN, whose layers of neurons are {names}. Received: one of "
-            f"{[layer.name for layer in calibration.layers]}"
-        )
+def _check_calibration(calibration: Calibration, folded: FoldedNetwork, correction, choice: dict) -> Calibration:
+    calibration.check(folded, **choice)
     if correction:
         raise ValueError(
             f"A correction is fitted on images. Received: correction={correction!r} with a finished calibration. Give "
@@ -444,7 +441,7 @@ def assemble(folded: FoldedNetwork, code, settings, calibration: Calibration, na
             pool = type(stage.pool).from_config({**stage.pool.get_config(), "dtype": dtype})
             cell = code.max_pool(stage.chain.copies(dtype), pool=pool, sign=stage.sign)
         else:
-            found = calibration.layers[index] if stage.holds_neurons else READOUT
+            found = calibration.layers[stage.name] if stage.holds_neurons else READOUT
             scale = _limited(found.scale, stage, code.spike_value(settings))
             chain = stage.chain.rescaled(unit, scale / found.gain)
             chain.bias = chain.bias + found.shift / scale

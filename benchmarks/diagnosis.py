@@ -81,7 +81,7 @@ def with_scale(snn, ann, calibration, layer, factor):
     """The SNN assembled with another λ in one layer."""
     code, folded = spiking.get_encoding(snn.encoding), conversion.read(ann)
     found = conversion.calibrate(folded, calibration)
-    (spoiled,) = [each for each in found.layers if each.name == layer]
+    spoiled = found.layers[layer]
     spoiled.scale = spoiled.scale * factor
     return conversion.assemble(folded, code, snn.settings, found, name="spoiled")
 

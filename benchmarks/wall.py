@@ -158,7 +158,7 @@ def dyadic_snn(network: RandomNetwork, encoding: str):
     folded = read(network.ann)
     calibration = calibrate(folded, network.images, "max", per_channel=network.seed % 2 == 0)
     neurons = [stage for stage in folded.stages if stage.holds_neurons]
-    for stage, layer in zip(neurons, calibration.layers, strict=True):
+    for stage, layer in zip(neurons, calibration.layers.values(), strict=True):
         layer.scale = 2.0 ** np.round(np.log2(layer.scale))
         if stage.ceiling is not None:  # `assemble` lowers a scale to the ceiling, and 6 is no power of two
             power = 2.0 ** np.floor(np.log2(stage.ceiling / code.spike_value(settings)))
@@ -230,7 +230,7 @@ def exact_snn(folded, images, steps: int):
     calibration = calibrate(folded, images, "max", per_channel=True)
     activations = folded.function(keras.config.floatx(), every_stage=True)(images)
     neurons = [values for values, stage in zip(activations, folded.stages, strict=True) if stage.holds_neurons]
-    for layer, values in zip(calibration.layers, neurons, strict=True):  # anew, in the precision of the simulation
+    for layer, values in zip(calibration.layers.values(), neurons, strict=True):  # anew, in the precision of the simulation
         largest = np.max(values, axis=tuple(range(len(values.shape) - 1)))
         layer.scale = np.where(largest > 0, largest, 1)
     return assemble(folded, code, code.settings(timesteps=steps), calibration, name="exact")

@@ -7,8 +7,11 @@ import math
 import numbers
 import operator
 
-# A float32 counts whole numbers up to 2²⁴, and what it has to count are T steps, and T + 1 for first spike times.
-LARGEST_TIMESTEPS = 2**24 - 1
+import keras
+
+# States count T steps, first spike times T + 1: a float32 counts to 2²⁴. Loops count in int32, which is the limit for
+# networks in float64.
+LARGEST_TIMESTEPS = {"float32": 2**24 - 1, "float64": 2**31 - 1}
 # Thresholds θ with which θ·T and θ/T are float32 numbers for every T up to there.
 THRESHOLDS = "[1e-30, 1e30]"
 
@@ -49,12 +52,13 @@ def check_choice(argument: str, value, choices: tuple):
 
 def check_timesteps(timesteps: int, windows: int = 1) -> int:
     """The number of time steps (of one window, where there are several) as an int, once all of them can be counted."""
-    number = check_whole("timesteps", timesteps, 1)
-    if number * windows > LARGEST_TIMESTEPS:
+    number, floatx = check_whole("timesteps", timesteps, 1), keras.config.floatx()
+    most = LARGEST_TIMESTEPS.get(floatx, LARGEST_TIMESTEPS["float32"])
+    if number * windows > most:
         total = f" in each of {windows} windows, {number * windows} together" if windows > 1 else ""
         raise ValueError(
-            f"A simulation has at most {LARGEST_TIMESTEPS} time steps: float32 counts no further. Received: "
-            f"timesteps={timesteps}{total}. Take at most {LARGEST_TIMESTEPS // windows}."
+            f"A simulation in {floatx} has at most {most} time steps: it can count no further. Received: "
+            f"timesteps={timesteps}{total}. Take at most {most // windows}."
         )
     return number
 

@@ -129,11 +129,11 @@ def test_exact_error_falls_by_6_decibels_per_doubling():
 
 @pytest.mark.parametrize("seed", DEEP_SEEDS[:4])
 def test_exact_equals_the_ann_in_float64_for_large_n(seed, float64):
-    """At N = 2^28 the scores are equal to 1e-6, at 2^12 they are not."""
+    """At N = 2^27 the scores are equal to 1e-6, at 2^12 they are not."""
     network = random_network(seed, images=16)
     ann = network.build("float64", last_activation=False)
     folded, scores = read(ann), np.asarray(ann(network.images, training=False))
-    outputs = [simulate_eagerly(exact_snn(folded, network.images, 2**bits), network.images) for bits in (12, 28)]
+    outputs = [simulate_eagerly(exact_snn(folded, network.images, 2**bits), network.images) for bits in (12, 27)]
     errors = [np.abs(output - scores).max() for output in outputs]
     assert errors[0] > 1e-6 > errors[1]
 

@@ -1,4 +1,4 @@
-"""Calibration: the scale λ of every layer from its activations, streamed in constant memory."""
+"""Calibration: the scale λ of every layer from its activations, streamed; memory follows neither images nor batches."""
 
 import logging
 from collections.abc import Iterable
@@ -8,11 +8,15 @@ import numpy as np
 
 from spiking.checks import check_choice, check_percentile
 from spiking.folding.reader import FoldedNetwork
+from spiking.scaling.fingerprint import fingerprint
 from spiking.scaling.histogram import Histogram
+from spiking.scaling.portions import portions
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("percentile", "max", "mse")
+# Per channel no λ is smaller than this share of the mean over the layer's channels. Measured: docs/CALIBRATION.md.
+FLOOR = 0.01
 
 
 @dataclass
@@ -20,19 +24,19 @@ class LayerCalibration:
     """What calibration found for one layer of neurons.
 
     Attributes:
-        name: of the layer.
         scale: λ, the activation that is full activity: shape () or (channels,).
         largest: the largest activation.
         clipped: share of the activations that lie above λ.
         silent: number of channels (without channels: 0 or 1) without any activation.
+        raised: number of nearly dead channels, whose λ is the floor.
         gain, shift: correction of the potential, W∗x + b becomes gain·(W∗x + b) + shift; numbers, or (channels,).
     """
 
-    name: str
     scale: np.ndarray
     largest: float
     clipped: float
     silent: int
+    raised: int = 0
     gain: np.ndarray = field(default_factory=lambda: np.array(1.0))
     shift: np.ndarray = field(default_factory=lambda: np.array(0.0))
 
@@ -42,16 +46,18 @@ class Calibration:
     """Scales of a network, from images of the training set.
 
     Attributes:
+        fingerprint: of the folded network, see `spiking.scaling.fingerprint`.
         method: of `METHODS`.
         percentile: for the method "percentile".
         levels: for the method "mse", and for corrections.
         per_channel: λ per channel, or per layer.
         images: how many were used.
         input_minimum, input_maximum: the smallest input, and the largest |input|.
-        layers: one entry per layer of neurons, in order.
+        layers: layer of neurons -> what was found, in order.
         correction: what was fitted behind the scales, None for nothing.
     """
 
+    fingerprint: str
     method: str
     percentile: float
     levels: int
@@ -59,22 +65,58 @@ class Calibration:
     images: int
     input_minimum: float
     input_maximum: float
-    layers: list[LayerCalibration]
+    layers: dict[str, LayerCalibration]
     correction: str | None = None
+
+    def check(self, folded: FoldedNetwork, **settings) -> None:
+        """Refuses another network than the calibration's, and settings that contradict it.
+
+        Args:
+            folded: the network to convert.
+            **settings: any of `normalisation`, `norm_percentile`, `per_channel`; None for what was not given.
+
+        Raises:
+            ValueError: naming what was received and what the calibration is of.
+        """
+        names = [stage.name for stage in folded.stages if stage.holds_neurons]
+        if list(self.layers) != names:
+            raise ValueError(
+                f"The calibration must be of this ANN, whose layers of neurons are {names}. Received: one of "
+                f"{list(self.layers)}. Calibrate this ANN."
+            )
+        if self.fingerprint != (own := fingerprint(folded)):
+            raise ValueError(
+                "The calibration must be of this ANN, with the weights it has now. Received: one of a network with the "
+                f"fingerprint {self.fingerprint!r}, while this one has {own!r}. Calibrate this ANN anew."
+            )
+        found = {"normalisation": self.method, "per_channel": self.per_channel}
+        if self.method == "percentile":
+            found["norm_percentile"] = self.percentile
+        for argument, value in settings.items():
+            if value is not None and found.get(argument) != value:
+                raise ValueError(
+                    f"A finished calibration has made its choice of {argument}. Received: {argument}={value!r} with a "
+                    f"calibration by {self._settings()}. Leave {argument} out, or calibrate with it."
+                )
+
+    def _settings(self) -> str:
+        percentile = f", norm_percentile={self.percentile:g}" if self.method == "percentile" else ""
+        return f"normalisation={self.method!r}{percentile}, per_channel={self.per_channel}"
 
     def rows(self) -> list[dict]:
         """A row per layer, of plain numbers: what the report shows and the SNN keeps."""
         return [
             {
-                "layer": layer.name,
+                "layer": name,
                 "smallest_scale": float(np.min(layer.scale)),
                 "mean_scale": float(np.mean(layer.scale)),
                 "largest_scale": float(np.max(layer.scale)),
                 "largest_activation": layer.largest,
                 "clipped": layer.clipped,
                 "silent_channels": layer.silent,
+                "raised_channels": layer.raised,
             }
-            for layer in self.layers
+            for name, layer in self.layers.items()
         ]
 
     def __str__(self):
@@ -82,14 +124,15 @@ class Calibration:
         title = (
             f"{method} per {'channel' if self.per_channel else 'layer'}, {self.images} images"
             + (f", {self.levels} levels" if self.method == "mse" else "")
+            + (f", λ at least {FLOOR:g} of the layer's mean (raised)" if self.per_channel else "")
             + (f", correction: {self.correction}" if self.correction else "")
         )
-        width = max(len(layer.name) for layer in self.layers) if self.layers else 5
-        head = f"{'layer':<{width}}  {'λ min':>9} {'mean':>9} {'max':>9} {'largest':>9} {'clipped':>8} silent"
+        width = max(map(len, ["layer", *self.layers]))
+        head = f"{'layer':<{width}}  {'λ min':>9} {'mean':>9} {'max':>9} {'largest':>9} {'clipped':>8} silent raised"
         lines = [
             f"{row['layer']:<{width}}  {row['smallest_scale']:9.4g} {row['mean_scale']:9.4g} "
             f"{row['largest_scale']:9.4g} {row['largest_activation']:9.4g} {row['clipped']:8.3%} "
-            f"{row['silent_channels']:6d}"
+            f"{row['silent_channels']:6d} {row['raised_channels']:6d}"
             for row in self.rows()
         ]
         return "\n".join([title, head, *lines])
@@ -108,45 +151,76 @@ def measure(
 
     Args:
         folded: the folded network.
-        batches: images of the training set, arrays `(batch, …)`; read once, in constant memory.
+        batches: images of the training set, arrays `(batch, …)`; read once, in portions that fit into memory.
         method: "percentile", "max" or "mse" (least mean square error of the rounding to `levels`).
         percentile: in (0, 100].
         per_channel: λ per channel instead of per layer.
         levels: number of levels above 0 that a spike train can express.
 
     Returns:
-        The scales; a channel that stays silent gets the mean of the others, or 1.
+        The scales. A channel that stays silent gets the mean of the others, or 1; one that is nearly dead, a hundredth
+        of that mean (`FLOOR`), because its weights are divided by λ.
+
+    Raises:
+        ValueError: an argument is out of range, or a layer gives NaN or infinity.
     """
     check_choice("normalisation", method, METHODS)
     check_percentile(percentile)
-    run = folded.function(every_stage=True)
-    histograms = [
-        Histogram(stage.output_shape[-1] if per_channel else 1) if stage.holds_neurons else None
+    if percentile < 50:
+        logger.warning("norm_percentile=%g clips most activations; it is in percent, 99.9 is usual.", percentile)
+    activations = stage_function(folded)
+    histograms = {
+        stage.name: Histogram(stage.output_shape[-1] if per_channel else 1)
         for stage in folded.stages
-    ]
+        if stage.holds_neurons
+    }
     smallest, largest, seen = 0.0, 0.0, 0
-    for images in batches:
-        seen += len(images)
-        prepared = folded.prepare(images)
-        smallest, largest = min(smallest, float(prepared.min())), max(largest, float(np.abs(prepared).max()))
-        for histogram, values in zip(histograms, run(images), strict=True):
-            if histogram:
-                histogram.update(values.numpy())
-    layers = []
-    for stage, histogram in zip(folded.stages, histograms, strict=True):
-        if histogram:
-            scale = histogram.scale(method, percentile, levels)
-            heard = scale[scale > 0]
-            if not len(heard):
-                logger.warning("Layer '%s' stays silent on all calibration images.", stage.name)
-            scale = np.where(scale > 0, scale, heard.mean() if len(heard) else 1.0)
-            layers.append(
-                LayerCalibration(
-                    name=stage.name,
-                    scale=scale if per_channel else scale[0],
-                    largest=float(histogram.maximum.max()),
-                    clipped=histogram.share_above(scale),
-                    silent=int(np.sum(histogram.maximum == 0)),
-                )
+    for batch in batches:
+        for images in portions(batch, folded):
+            seen += len(images)
+            prepared = folded.prepare(images)
+            smallest, largest = min(smallest, float(prepared.min())), max(largest, float(np.abs(prepared).max()))
+            for name, values in activations(images).items():
+                values = values.numpy()
+                _check_finite(name, values)
+                if name in histograms:
+                    histograms[name].update(values)
+    layers = {
+        name: _layer(name, histogram, histogram.scale(method, percentile, levels), per_channel)
+        for name, histogram in histograms.items()
+    }
+    found = (method, float(percentile), levels, per_channel, seen, smallest, largest or 1.0, layers)
+    return Calibration(fingerprint(folded), *found)
+
+
+def stage_function(folded: FoldedNetwork):
+    """The folded network as a function from images to a dict with what each stage gives, by its name."""
+    run = folded.function(every_stage=True)
+    names = [stage.name for stage in folded.stages]
+    return lambda images: dict(zip(names, run(images), strict=True))
+
+
+def _layer(name: str, histogram: Histogram, scale: np.ndarray, per_channel: bool) -> LayerCalibration:
+    """λ of one layer from those of its channels as they were measured, 0 for silent ones."""
+    heard = scale[scale > 0]
+    if not len(heard):
+        logger.warning("Layer '%s' stays silent on all calibration images.", name)
+    mean = heard.mean() if len(heard) else 1.0
+    raised = (scale > 0) & (scale < FLOOR * mean)
+    scale = np.where(scale > 0, np.maximum(scale, FLOOR * mean), mean)
+    return LayerCalibration(
+        scale=scale if per_channel else scale[0],
+        largest=float(histogram.maximum.max()),
+        clipped=histogram.share_above(scale),
+        silent=int(np.sum(histogram.maximum == 0)),
+        raised=int(raised.sum()),
+    )
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    for extreme in (values.min(), values.max()):
+        if not np.isfinite(extreme):
+            raise ValueError(
+                f"Activations must be finite in float32. Received: layer '{name}' gives {extreme} on the calibration "
+                "images. Look for BatchNorm with a variance below 0, and for weights or data of extreme size."
             )
-    return Calibration(method, float(percentile), levels, per_channel, seen, smallest, largest or 1.0, layers)

@@ -17,12 +17,15 @@ from spiking.checks import check_choice
 from spiking.folding.reader import FoldedNetwork
 from spiking.quantisation import straight_through_levels
 from spiking.scaling.calibration import Calibration
+from spiking.scaling.portions import portions
 
 Batches = Callable[[], Iterable[np.ndarray]]
 
 # Passes over the images and Adam's step (falling to 0 along a half cosine) for "output". Measured on VGG, 10000 images.
 EPOCHS = 6
 LEARNING_RATE = 3e-3
+# How often all activations are held at once: ANN and rounded network, and what the gradient needs of the rounding.
+COPIES = 4
 
 # How far two outputs are apart, by the ANN's last activation.
 LOSSES = {
@@ -36,7 +39,7 @@ class RoundedNetwork:
     """The folded network with activations rounded to N levels, and the variables of the correction.
 
     A potential z becomes the level clip(⌊a·z + c + ½⌋, 0, N), which stands for s times as much: a (`slopes`) and s
-    (`steps`) are kept as logarithms, a, c (`offsets`) and s have shape (channels,) in each layer.
+    (`steps`) are kept as logarithms, a, c (`offsets`) and s have shape (channels,); one variable each by layer name.
 
     Args:
         folded: the folded network.
@@ -46,51 +49,50 @@ class RoundedNetwork:
     """
 
     def __init__(self, folded: FoldedNetwork, calibration: Calibration, levels: int, full: float):
-        self.folded, self.calibration, self.levels, self.full = folded, calibration, levels, full
-        self.stages = [stage for stage in folded.stages if stage.holds_neurons]
-        self.slopes, self.steps, self.offsets = [], [], []
-        for stage, layer in zip(self.stages, calibration.layers, strict=True):
-            channels = stage.output_shape[-1:]
-            step = np.log(np.broadcast_to(layer.scale, channels) * full / levels)
-            self.slopes.append(tf.Variable(-step, dtype="float32"))
-            self.steps.append(tf.Variable(step, dtype="float32"))
-            self.offsets.append(tf.Variable(np.zeros(channels), dtype="float32"))
-        self.potentials = []  # of the last call
+        self.calibration, self.levels, self.full = calibration, levels, full
+        self.ceilings = {stage.name: stage.ceiling for stage in folded.stages if stage.holds_neurons}
+        self.slopes, self.steps, self.offsets = {}, {}, {}
+        for stage in folded.stages:
+            if stage.holds_neurons:
+                channels = stage.output_shape[-1:]
+                step = np.log(np.broadcast_to(calibration.layers[stage.name].scale, channels) * full / levels)
+                self.slopes[stage.name] = tf.Variable(-step, dtype="float32")
+                self.steps[stage.name] = tf.Variable(step, dtype="float32")
+                self.offsets[stage.name] = tf.Variable(np.zeros(channels), dtype="float32")
+        self.potentials = {}  # of the last call
         self.forward = folded.forward(rectify=self._round)
 
     def __call__(self, images):
         """What each stage gives."""
-        self.potentials = []
+        self.potentials = {}
         return self.forward(images)
 
-    def _step(self, index) -> tf.Tensor:
-        step, ceiling = tf.exp(self.steps[index]), self.stages[index].ceiling
+    def _step(self, name) -> tf.Tensor:
+        step, ceiling = tf.exp(self.steps[name]), self.ceilings[name]
         return step if ceiling is None else tf.minimum(step, ceiling / self.levels)
 
     def _round(self, index, stage, x):
-        self.potentials.append(x)
-        step = self._step(index)
-        raised = x * tf.exp(self.slopes[index]) + self.offsets[index]
+        self.potentials[stage.name] = x
+        step = self._step(stage.name)
+        raised = x * tf.exp(self.slopes[stage.name]) + self.offsets[stage.name]
         value = straight_through_levels(raised, float(self.levels)) * step
         return value if not stage.clamp else tf.where(raised * step > stage.clamp, value, 0)
 
     @property
     def variables(self) -> list[tf.Variable]:
         """Everything that is fitted."""
-        return [*self.slopes, *self.steps, *self.offsets]
+        return [*self.slopes.values(), *self.steps.values(), *self.offsets.values()]
 
     def corrected(self, name: str) -> Calibration:
         """The calibration with scales, gains and shifts as they are now."""
-        layers = []
-        for index, layer in enumerate(self.calibration.layers):
-            step = self._step(index).numpy().astype(float)
-            layers.append(
-                replace(
-                    layer,
-                    scale=step * self.levels / self.full,
-                    gain=np.exp(self.slopes[index].numpy().astype(float)) * step,
-                    shift=self.offsets[index].numpy().astype(float) * step,
-                )
+        layers = {}
+        for layer, found in self.calibration.layers.items():
+            step = self._step(layer).numpy().astype(float)
+            layers[layer] = replace(
+                found,
+                scale=step * self.levels / self.full,
+                gain=np.exp(self.slopes[layer].numpy().astype(float)) * step,
+                shift=self.offsets[layer].numpy().astype(float) * step,
             )
         return replace(self.calibration, layers=layers, per_channel=True, levels=self.levels, correction=name)
 
@@ -101,10 +103,10 @@ def fit_shifts(folded, batches: Batches, calibration, levels, full, verbose=0) -
     Costs two forward passes for each layer of neurons.
     """
     network = RoundedNetwork(folded, calibration, levels, full)
-    potentials = []
+    potentials = {}
 
     def keep(index, stage, x):
-        potentials.append(x)
+        potentials[stage.name] = x
         return stage.rectify(x)
 
     ann = folded.forward(rectify=keep)
@@ -113,15 +115,18 @@ def fit_shifts(folded, batches: Batches, calibration, levels, full, verbose=0) -
     def differences(images):
         potentials.clear()
         ann(images), network(images)
-        return [
-            tf.reduce_mean(tf.reshape(expected - found, (-1, found.shape[-1])), axis=0)
-            for expected, found in zip(potentials, network.potentials, strict=True)
-        ]
+        return {
+            name: tf.reduce_mean(tf.reshape(potentials[name] - found, (-1, found.shape[-1])), axis=0)
+            for name, found in network.potentials.items()
+        }
 
     progress = keras.utils.Progbar(len(calibration.layers), verbose=verbose, unit_name="layer")
-    for index, (slope, offset) in enumerate(zip(network.slopes, network.offsets, strict=True)):
-        mean = sum(len(images) * differences(images)[index].numpy() for images in batches()) / calibration.images
-        offset.assign(mean * tf.exp(slope))
+    for name, offset in network.offsets.items():
+        mean = 0.0
+        for batch in batches():
+            for images in portions(batch, folded, COPIES):
+                mean += differences(images)[name].numpy() * (len(images) / calibration.images)
+        offset.assign(mean * tf.exp(network.slopes[name]))
         progress.add(1)
     return network.corrected("shifts")
 
@@ -129,29 +134,47 @@ def fit_shifts(folded, batches: Batches, calibration, levels, full, verbose=0) -
 def fit_output(folded, batches: Batches, calibration, levels, full, verbose=0) -> Calibration:
     """All layers at once: gains, shifts and λ that bring the output nearest to the ANN's, by gradient descent.
 
-    The loss is the Kullback-Leibler divergence for softmax, the cross-entropy for sigmoid, else the squared error. A
-    step of training for each batch and epoch, in the order of the images.
+    The loss is the Kullback-Leibler divergence for softmax, the cross-entropy for sigmoid, else the squared error in
+    units of the ANN's mean squared output. A step of training for each batch and epoch, in the order of the images.
     """
     network = RoundedNetwork(folded, calibration, levels, full)
-    ann, loss = folded.forward(), LOSSES[folded.stages[-1].activation]
+    ann, activation = folded.forward(), folded.stages[-1].activation
     count = sum(1 for _ in batches())
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * count)
     optimizer = keras.optimizers.Adam(schedule)
     optimizer.build(network.variables)
+    unit = _output_unit(folded, batches) if LOSSES[activation] is keras.losses.mean_squared_error else 1.0
 
     @tf.function(reduce_retracing=True)
-    def step(images):
+    def gradients(images):
         expected = ann(images)[-1]
         with tf.GradientTape() as tape:
-            value = tf.reduce_mean(loss(expected, network(images)[-1]))
-        optimizer.apply_gradients(zip(tape.gradient(value, network.variables), network.variables, strict=True))
-        return value
+            value = tf.reduce_mean(LOSSES[activation](expected / unit, network(images)[-1] / unit))
+        return value, tape.gradient(value, network.variables)
 
     progress = keras.utils.Progbar(EPOCHS * count, verbose=verbose)
     for _ in range(EPOCHS):
-        for images in batches():
-            progress.add(1, values=[("divergence", step(images).numpy())])
+        for batch in batches():
+            total, sums = 0.0, [0.0] * len(network.variables)
+            for images in portions(batch, folded, COPIES):
+                share = len(images) / len(batch)
+                value, found = gradients(images)
+                total += share * float(value)
+                sums = [before + share * each for before, each in zip(sums, found, strict=True)]
+            optimizer.apply_gradients(zip(sums, network.variables, strict=True))
+            progress.add(1, values=[("divergence", total)])
     return network.corrected("output")
+
+
+def _output_unit(folded, batches: Batches) -> float:
+    """The root of the mean squared output: Adam takes gradients near its ε, 1e-7, for none, so they must not depend on
+    the output's unit."""
+    run, total, count = folded.function(), 0.0, 0
+    for batch in batches():
+        for images in portions(batch, folded):
+            output = run(images).numpy().astype(float)
+            total, count = total + np.sum(output**2), count + output.size
+    return float(np.sqrt(total / count)) or 1.0
 
 
 # `correct(folded, batches, calibration, levels, full, verbose) -> Calibration`

@@ -1,9 +1,11 @@
-"""Activations counted in logarithmic bins, in one pass and constant memory."""
+"""Activations counted in logarithmic bins, in one pass; memory follows the bins that occur."""
 
 import numpy as np
 
-OCTAVES = (-24, 24)
 BINS_PER_OCTAVE = 256
+FIRST_EXPONENT = -126  # of the smallest normal float32
+BINS = 254 * BINS_PER_OCTAVE  # all normal float32: 2⁻¹²⁶ to 2¹²⁸
+CHUNK = 2**20  # values counted at a time, so that what counting needs does not grow with a batch
 
 
 class Histogram:
@@ -11,34 +13,70 @@ class Histogram:
 
     A positive float32 read as an integer is, shifted right, its exponent and the first bits of its mantissa: a bin
     number on a scale that is logarithmic by octaves and linear within. With 256 bins an octave a quantile is off by
-    at most 0.4% of itself (the width of a bin); values below 2⁻²⁴ count as zero, and the maximum is exact.
+    at most 0.4% of itself (the width of a bin), from the smallest normal float32, 2⁻¹²⁶, to the largest. What is
+    smaller counts as zero; the maximum is exact. Only bins in which a value lies are kept, 16 bytes each: no more of
+    them than values, and a few thousand for each channel.
 
     Args:
         channels: number of channels counted apart; 1 for one histogram over everything.
     """
 
     SHIFT = 23 - int(np.log2(BINS_PER_OCTAVE))
-    FIRST = int(np.float32(2.0 ** OCTAVES[0]).view(np.int32)) >> SHIFT
-    BINS = (OCTAVES[1] - OCTAVES[0]) * BINS_PER_OCTAVE
+    FIRST = int(np.float32(2.0**FIRST_EXPONENT).view(np.int32)) >> SHIFT
 
     def __init__(self, channels: int = 1):
-        self.counts = np.zeros((channels, self.BINS + 1), np.int64)  # column 0: zeros
+        self.channels = channels
+        self.seen = 0  # values of each channel, zeros included
         self.maximum = np.zeros(channels)
+        self._keys = np.zeros(0, np.int64)  # channel · BINS + bin, ascending
+        self._counts = np.zeros(0, np.int64)
+        self._waiting = []  # pairs of these, to be merged
 
     def update(self, values: np.ndarray) -> None:
-        """Counts non-negative values, shape (…, channels) or, with one channel, any."""
-        channels = len(self.counts)
-        values = np.ascontiguousarray(values, np.float32).reshape(-1, channels)
-        if not len(values):
-            return
-        self.maximum = np.maximum(self.maximum, values.max(axis=0))
-        bins = np.clip((values.view(np.int32) >> self.SHIFT) - self.FIRST + 1, 0, self.BINS)
-        bins += np.arange(channels, dtype=np.int32) * (self.BINS + 1)
-        self.counts += np.bincount(bins.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+        """Counts finite values, shape (…, channels) or, with one channel, any; negative ones count as zero."""
+        values = np.ascontiguousarray(values, np.float32).reshape(-1, self.channels)
+        rows = max(1, CHUNK // self.channels)
+        for start in range(0, len(values), rows):
+            self._count(values[start : start + rows])
 
-    def edges(self) -> np.ndarray:
-        """Lower edges of the positive bins, and the upper edge of the last, shape (BINS + 1,)."""
-        return (np.arange(self.BINS + 1, dtype=np.int32) + self.FIRST << self.SHIFT).view(np.float32).astype(float)
+    def _count(self, values) -> None:
+        self.seen += len(values)
+        largest = values.max(axis=0)
+        self.maximum = np.maximum(self.maximum, np.where(largest < 2.0**FIRST_EXPONENT, 0, largest))
+        bins = (values.view(np.int32) >> self.SHIFT).astype(np.int64) - self.FIRST
+        positive = bins >= 0
+        if not positive.any():
+            return
+        low, high = bins[positive].min(), bins.max() + 1
+        keys = (bins - low + np.arange(self.channels) * (high - low))[positive]
+        if self.channels * (high - low) <= 8 * CHUNK:
+            counts = np.bincount(keys)
+            keys = np.flatnonzero(counts)
+            counts = counts[keys]
+        else:
+            keys, counts = np.unique(keys, return_counts=True)
+        channel, bins = np.divmod(keys, high - low)
+        self._waiting.append((channel * BINS + bins + low, counts))
+        if sum(len(keys) for keys, _ in self._waiting) > max(len(self._keys), CHUNK):
+            self._merge()
+
+    def _merge(self) -> None:
+        parts = [(self._keys, self._counts), *self._waiting]
+        self._waiting = []
+        keys, counts = (np.concatenate(each) for each in zip(*parts, strict=True))
+        order = np.argsort(keys, kind="stable")  # which makes use of what is sorted already
+        keys = keys[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        self._keys, self._counts = keys[first], np.add.reduceat(counts[order], first) if len(first) else counts
+
+    def occupied(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each channel the bins in which values lie, ascending, and how many lie there."""
+        self._merge()
+        ends = np.searchsorted(self._keys, np.arange(self.channels + 1) * BINS)
+        return [
+            (self._keys[start:end] - channel * BINS, self._counts[start:end])
+            for channel, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+        ]
 
     def percentile(self, percent: float) -> np.ndarray:
         """The percentile of all values counted, zeros included; one per channel.
@@ -46,23 +84,22 @@ class Histogram:
         Args:
             percent: in (0, 100]; 100 gives the exact maximum.
         """
-        edges = np.concatenate([[0.0], self.edges()])
-        result = np.empty(len(self.counts))
-        for channel, counts in enumerate(self.counts):
-            cumulated = np.cumsum(counts)
-            rank = percent / 100 * cumulated[-1]
-            bin_ = int(np.searchsorted(cumulated, rank))
-            if bin_ == 0:
-                result[channel] = 0.0
-                continue
-            inside = (rank - cumulated[bin_ - 1]) / max(counts[bin_], 1)
-            result[channel] = edges[bin_] + inside * (edges[bin_ + 1] - edges[bin_])
-        return self.maximum.copy() if percent == 100 else np.minimum(result, self.maximum)
+        if percent == 100:
+            return self.maximum.copy()
+        result, rank = np.zeros(self.channels), percent / 100 * self.seen
+        for channel, (bins, counts) in enumerate(self.occupied()):
+            below = self.seen - counts.sum() + np.concatenate([[0], np.cumsum(counts)])
+            position = int(np.searchsorted(below, rank)) - 1  # below[position] < rank <= below[position + 1]
+            if 0 <= position < len(bins):
+                lower, upper = edges(bins[position] + np.arange(2))
+                result[channel] = lower + (rank - below[position]) / counts[position] * (upper - lower)
+        return np.minimum(result, self.maximum)
 
     def share_above(self, scale: np.ndarray) -> float:
         """Share of all values counted, zeros included, that lie in a bin above the scale (one per channel, or one)."""
-        above = self.edges()[:-1] > np.reshape(np.broadcast_to(scale, len(self.counts)), (-1, 1))
-        return float((self.counts[:, 1:] * above).sum() / max(self.counts.sum(), 1))
+        filled = zip(self.occupied(), np.broadcast_to(scale, self.channels), strict=True)
+        above = sum(int(counts[edges(bins) > limit].sum()) for (bins, counts), limit in filled)
+        return above / max(self.seen * self.channels, 1)
 
     def scale(self, method: str, percent: float, levels: int) -> np.ndarray:
         """λ by one of `METHODS`, one per channel; 0 for channels that are silent.
@@ -73,18 +110,29 @@ class Histogram:
             levels: for "mse", the number of levels above 0 that a spike train can express.
         """
         if method == "mse":
-            return np.array([self._mse_scale(channel, levels) for channel in range(len(self.counts))])
+            filled = zip(self.occupied(), self.maximum, strict=True)
+            return np.array([_mse_scale(bins, counts, maximum, levels) for (bins, counts), maximum in filled])
         scale = self.percentile(percent if method == "percentile" else 100)
         return np.where(scale > 0, scale, self.maximum)
 
-    def _mse_scale(self, channel: int, levels: int) -> float:
-        """The ceiling θ that makes Δ·clip(⌊v/Δ + ½⌋, 0, N), Δ = θ/N, differ least from v in the mean square."""
-        filled = np.flatnonzero(self.counts[channel, 1:])
-        if not len(filled):
-            return 0.0
-        edges = self.edges()
-        values = (edges[filled] + np.minimum(edges[filled + 1], self.maximum[channel])) / 2
-        counts = self.counts[channel, 1 + filled]
-        candidates = self.maximum[channel] * np.linspace(0.1, 1, 181)[:, None]
-        quantised = np.clip(np.floor(values * (levels / candidates) + 0.5), 0, levels) * (candidates / levels)
-        return float(candidates[np.argmin(((quantised - values) ** 2) @ counts), 0])
+
+def edges(bins: np.ndarray) -> np.ndarray:
+    """Lower edges of bins; the upper edge of a bin is the lower one of the next."""
+    octave, part = np.divmod(bins, BINS_PER_OCTAVE)
+    return np.ldexp(1 + part / BINS_PER_OCTAVE, octave + FIRST_EXPONENT)
+
+
+def _mse_scale(bins, counts, maximum: float, levels: int) -> float:
+    """The ceiling θ that makes Δ·clip(⌊v/Δ + ½⌋, 0, N), Δ = θ/N, differ least from v in the mean square."""
+    if not len(bins):
+        return 0.0
+    values = (edges(bins) + np.minimum(edges(bins + 1), maximum)) / 2 / maximum  # so that squares stay in the range
+    candidates = np.linspace(0.1, 1, 181)[:, None]
+    quantised = values * (levels / candidates)
+    quantised += 0.5
+    np.floor(quantised, out=quantised)
+    np.clip(quantised, 0, levels, out=quantised)
+    quantised *= candidates / levels
+    quantised -= values
+    quantised *= quantised
+    return float(maximum * candidates[np.argmin(quantised @ counts), 0])

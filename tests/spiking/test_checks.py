@@ -9,7 +9,6 @@ import pytest
 import spiking
 from conversion import convert_ann_to_snn
 from spiking.checks import (
-    LARGEST_TIMESTEPS,
     check_choice,
     check_percentile,
     check_real,
@@ -70,19 +69,25 @@ def test_percentiles_accepted(percent):
 
 def test_float32_counts_all_steps_and_one_more():
     """T and T + 1, the numbers a state and a first spike time hold, are float32 numbers up to the limit, not beyond."""
-    assert int(np.float32(LARGEST_TIMESTEPS + 1)) == LARGEST_TIMESTEPS + 1
-    assert int(np.float32(LARGEST_TIMESTEPS + 2)) != LARGEST_TIMESTEPS + 2
-    assert check_timesteps(LARGEST_TIMESTEPS) == LARGEST_TIMESTEPS
-    with pytest.raises(ValueError, match="at most 16777215 time steps.*timesteps=16777216. Take at most 16777215"):
-        check_timesteps(LARGEST_TIMESTEPS + 1)
+    most = 2**24 - 1
+    assert (int(np.float32(most)), int(np.float32(most + 1))) == (most, most + 1) and int(np.float32(most + 2)) == most + 1
+    assert check_timesteps(most) == most
+    with pytest.raises(ValueError, match="float32 has at most 16777215 .*timesteps=16777216. Take at most 16777215"):
+        check_timesteps(most + 1)
     with pytest.raises(ValueError, match="6000000 in each of 3 windows, 18000000 together. Take at most 5592405"):
         check_timesteps(6_000_000, 3)
+
+
+def test_int32_counts_the_steps_of_float64(float64):
+    assert check_timesteps(2**28, 7) == 2**28
+    with pytest.raises(ValueError, match="float64 has at most 2147483647 .*timesteps=2147483648. Take"):
+        check_timesteps(2**31)
 
 
 @pytest.mark.parametrize("encoding", spiking.ENCODINGS)
 @pytest.mark.parametrize("timesteps", [2**24, 10**9, 2**31, 2**63])
 def test_more_steps_than_can_be_counted_are_refused_before_any_work(encoding, timesteps):
-    with pytest.raises(ValueError, match=f"at most .* time steps.*{timesteps}"):
+    with pytest.raises(ValueError, match=f"at most 16777215 time steps.*{timesteps}"):
         spiking.get_encoding(encoding).settings(timesteps)
 
 
@@ -104,5 +109,5 @@ def test_the_limits_of_thresholds_are_those_of_float32():
     tiny = np.finfo(np.float32).tiny
     for threshold in (1e-30, 1e30):
         assert check_threshold(threshold) == threshold
-        assert tiny < np.float32(threshold) / np.float32(LARGEST_TIMESTEPS)
-        assert np.isfinite(np.float32(threshold) * np.float32(LARGEST_TIMESTEPS))
+        assert tiny < np.float32(threshold) / np.float32(2**24)
+        assert np.isfinite(np.float32(threshold) * np.float32(2**24))

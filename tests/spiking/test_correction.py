@@ -6,6 +6,7 @@ import pytest
 
 from conversion import calibrate, convert_ann_to_snn, read
 from spiking.quantisation import QuantisedReLU
+from spiking.scaling import portions
 from spiking.scaling.correction import correct
 
 LEVELS = 4
@@ -46,7 +47,7 @@ def test_shifts_are_the_mean_differences_layer_after_layer(ann, images):
     batches = [images[:100], images[100:200], images[200:]]
     found = correct("shifts", read(ann), lambda: batches, calibration, LEVELS)
     exact = corrected = images.astype(float)
-    for (kernel, bias), layer in zip(weights(ann)[:-1], found.layers, strict=True):
+    for (kernel, bias), layer in zip(weights(ann)[:-1], found.layers.values(), strict=True):
         expected, potential = exact @ kernel + bias, corrected @ kernel + bias
         shift = (expected - potential).mean(axis=0)
         np.testing.assert_allclose(layer.shift, shift, atol=2e-4)
@@ -58,12 +59,12 @@ def test_shifts_are_the_mean_differences_layer_after_layer(ann, images):
 def test_gain_and_shift_reach_the_neurons(ann, images):
     calibration = calibrate(ann, images, "mse", per_channel=True, levels=LEVELS)
     rng = np.random.default_rng(2)
-    for layer in calibration.layers:
+    for layer in calibration.layers.values():
         layer.gain, layer.shift = rng.uniform(0.8, 1.2, 8), rng.normal(0, 0.05, 8)
     snn = convert_ann_to_snn(ann, calibration, "ttfs_exact", LEVELS)
     simulation = snn.simulate(images, ["first_spike_times"])
     x = images.astype(float)
-    for index, ((kernel, bias), layer) in enumerate(zip(weights(ann)[:-1], calibration.layers, strict=True)):
+    for index, ((kernel, bias), layer) in enumerate(zip(weights(ann)[:-1], calibration.layers.values(), strict=True)):
         x = rounded(layer.gain * (x @ kernel + bias) + layer.shift, layer.scale)
         times = simulation.first_spike_times[index].numpy()
         level = np.where(times > 0, (index + 2) * LEVELS + 1 - times, 0)
@@ -119,3 +120,26 @@ def test_an_ann_that_rounds_needs_none(images):
     ann = make_ann(hidden=lambda: QuantisedReLU(LEVELS))
     with pytest.raises(ValueError, match="needs no correction"):
         convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction="shifts")
+
+
+@pytest.mark.parametrize("correction", ["shifts", "output"])
+def test_portions_change_nothing(ann, images, correction, monkeypatch):
+    def scales():
+        snn = convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction=correction)
+        return snn.scales, np.asarray(snn(images))
+
+    (expected, output), _ = scales(), monkeypatch.setattr(portions, "BYTES", 40 * 4 * 4 * 2 * 28)  # 40 images a time
+    found, again = scales()
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert np.mean(np.abs(again - output) > 1e-3) < 0.01  # what lies on a tie of the rounding may fall elsewhere
+
+
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**40])
+def test_the_correction_does_not_depend_on_the_unit_of_the_output(images, unit):
+    """The squared error of outputs near 1e-12 has gradients far below the 1e-7 that Adam adds to them."""
+    ann, other = make_ann("linear"), make_ann("linear")
+    other.layers[-1].set_weights([weight * unit for weight in ann.layers[-1].get_weights()])
+    first, second = (
+        convert_ann_to_snn(each, images, "ttfs_exact", LEVELS, correction="output") for each in (ann, other)
+    )
+    np.testing.assert_allclose(second.scales, first.scales, rtol=1e-3)
