@@ -230,7 +230,8 @@ def exact_snn(folded, images, steps: int):
     calibration = calibrate(folded, images, "max", per_channel=True)
     activations = folded.function(keras.config.floatx(), every_stage=True)(images)
     neurons = [values for values, stage in zip(activations, folded.stages, strict=True) if stage.holds_neurons]
-    for layer, values in zip(calibration.layers.values(), neurons, strict=True):  # anew, in the precision of the simulation
+    # anew, in the precision of the simulation
+    for layer, values in zip(calibration.layers.values(), neurons, strict=True):
         largest = np.max(values, axis=tuple(range(len(values.shape) - 1)))
         layer.scale = np.where(largest > 0, largest, 1)
     return assemble(folded, code, code.settings(timesteps=steps), calibration, name="exact")

@@ -70,7 +70,7 @@ def test_percentiles_accepted(percent):
 def test_float32_counts_all_steps_and_one_more():
     """T and T + 1, the numbers a state and a first spike time hold, are float32 numbers up to the limit, not beyond."""
     most = 2**24 - 1
-    assert (int(np.float32(most)), int(np.float32(most + 1))) == (most, most + 1) and int(np.float32(most + 2)) == most + 1
+    assert [int(np.float32(most + more)) for more in (0, 1, 2)] == [most, most + 1, most + 1]
     assert check_timesteps(most) == most
     with pytest.raises(ValueError, match="float32 has at most 16777215 .*timesteps=16777216. Take at most 16777215"):
         check_timesteps(most + 1)
