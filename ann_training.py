@@ -23,7 +23,7 @@ import logging
 import math
 import numbers
 import os
-import uuid
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,6 +33,8 @@ from typing import Any, NamedTuple, Protocol
 import keras
 import numpy as np
 import tensorflow as tf
+
+from spiking.runs.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -687,24 +689,14 @@ def _writable(folder: Path) -> Path:
     """Makes the folder. That it cannot be written must show now, not after the training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "probe", Path.touch)
-        (folder / "probe").unlink()
+        with tempfile.TemporaryFile(dir=folder):  # under a name of its own: other processes may be looking, too
+            pass
     except OSError as error:
         raise OSError(
             f"Trained networks are kept in a folder that can be written ({error}). "
             f"Received: ann_cache_dir={str(folder)!r}. Choose another one, or change its permissions."
         ) from error
     return folder
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file beside `path`, then renames it: readers see all of it or nothing."""
-    unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> keras.Model:

@@ -28,6 +28,7 @@ from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 from spiking.network.layers import SpikingRNN
 from spiking.network.model import SpikingSequential
 from spiking.quantisation import QuantisedReLU
+from spiking.runs.summaries import conversion_report  # noqa: F401  (one of the entry points)
 from spiking.scaling.calibration import Calibration, LayerCalibration, measure
 from spiking.scaling.correction import correct
 
@@ -493,13 +494,6 @@ def _check_clamps(folded, code):
             "none, so their small activations are lost as late spikes.",
             code.name, len(neurons) - len(clamped), len(neurons),
         )  # fmt: skip
-
-
-def conversion_report(snn: SpikingSequential) -> str:
-    """The printable table of what became of each ANN layer."""
-    widths = [max(len(row[key]) for row in snn.report) for key in ("layer", "type")]
-    lines = [f"{row['layer']:<{widths[0]}}  {row['type']:<{widths[1]}}  {row['result']}" for row in snn.report]
-    return "\n".join([f"{'ANN layer':<{widths[0]}}  {'type':<{widths[1]}}  became", *lines])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

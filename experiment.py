@@ -22,20 +22,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import argparse
 import contextlib
-import copy
-import importlib.metadata
-import itertools
-import json
+import functools
 import logging
-import math
-import numbers
-import platform
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,10 +41,14 @@ import conversion
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
+from spiking.checks import LONGEST_NAME, check_name, check_text
 from spiking.quantisation import QuantisedReLU
-from spiking.runs import report, summaries
-from spiking.runs.report import plain
+from spiking.runs import arguments, screen, summaries
+from spiking.runs.devices import mirrored_strategy, shared
+from spiking.runs.folder import RunFolder
+from spiking.runs.results import COMPARISON_FIGURE, Ann, Result, activation_key, html_report, hyperparameters, versions
 from spiking.runs.summaries import ANALYSIS_METRICS
+from spiking.runs.tensorboard import TrainingLog, log_to_tensorboard
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CORRECTIONS
 
@@ -73,60 +69,62 @@ CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their ac
 DIAGNOSIS_IMAGES = 200  # of the training set: settings are not to be chosen by the test images
 ACTIVITY_IMAGES = 50  # of the test set, for the activities' figure and histograms: all their activations are kept
 DEFAULT_NETWORK = "lenet5_maxpool"
-COMPARISON_FIGURE = "accuracy_per_timestep"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The arguments
+
+
+def check_training_function(argument: str, function) -> Callable[..., keras.Model]:
+    """The training function of that name, or the one given."""
+    known = ann_training.TRAINING_FUNCTIONS
+    if isinstance(function, str) and function.removeprefix("train_network_") in known:
+        return known[function.removeprefix("train_network_")]
+    if not callable(function):
+        raise ValueError(
+            f"{argument} is f(experiment, ds_train, ds_test, force_training=False), or the name of a network. "
+            f"Received: {argument}={function!r}. Known networks: {', '.join(known)}."
+        )
+    return function
+
+
+def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) -> None:
+    """Checks that the network can be trained and tested on the data."""
+    if data.classes < 2 or data.y_test.max() >= data.classes:
+        raise ValueError(
+            "Labels number two classes or more, and the test images have no class that the training images lack. "
+            f"Received: labels up to {data.y_train.max()} in training and {data.y_test.max()} in test. "
+            "Correct the labels, or add training images."
+        )
+    for network, known in ann_training.TRAINING_FUNCTIONS.items():
+        if function is known:
+            ann_training.ARCHITECTURES[network](data.input_shape, data.classes)  # refuses images that are too small
+
+
+# Argument -> `(argument, value) -> ` the value, checked; those of `spiking/runs/arguments.py`, and those that need a
+# data set or a network.
+CHECKS = arguments.CHECKS | {
+    "training_function": check_training_function,
+    "name": functools.partial(check_name, reserved=(ANN_CACHE,)),
+    "tensorboard_title": functools.partial(check_name, reserved=(ANN_CACHE,)),
+}
+
+
+class TrainingView:
+    """The experiment as one training sees it: with the activation and the callbacks of this training.
+
+    It has what `ann_training.TrainingSettings` names and all else that the experiment has.
+    """
+
+    def __init__(self, experiment: "Experiment", activation, callbacks: Sequence[keras.callbacks.Callback]):
+        self.experiment, self.activation, self.callbacks = experiment, activation, callbacks
+
+    def __getattr__(self, name):
+        return getattr(self.experiment, name)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The experiment
-
-
-@dataclass
-class Ann:
-    """A trained ANN.
-
-    Attributes:
-        model: the network.
-        name: "ann", or "ann-<encoding>" for the ANN of an encoding that shares none with those before it.
-        metrics: its accuracies, once they are measured.
-    """
-
-    model: keras.Model
-    name: str
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Result:
-    """What the steps of the work have given so far for one encoding; `None`: the step has not been taken.
-
-    Attributes:
-        encoding: its name.
-        settings: of the conversion, completed with the encoding's defaults.
-        ann, snn: the networks.
-        metrics: tag -> number (settings may be words).
-        analysis: what `conversion.snn_activation_analysis` returned.
-        diagnosis: what `conversion.diagnose` returned.
-        activities: hidden layer -> (ANN, SNN) activations on a few images, while they are logged only.
-        figures: name -> the file of a figure.
-    """
-
-    encoding: str
-    settings: dict[str, Any]
-    metrics: dict[str, Any]
-    ann: Ann | None = None
-    snn: spiking.SpikingSequential | None = None
-    analysis: Analysis | None = None
-    diagnosis: Diagnosis | None = None
-    activities: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    figures: dict[str, Path] = field(default_factory=dict)
-
-
-def activation_key(activation) -> str:
-    """Equal keys, equal activations: a name, a Keras layer (whatever its name), or its configuration."""
-    if isinstance(activation, keras.layers.Layer):
-        activation = [type(activation).__name__, {**activation.get_config(), "name": None}]
-    return json.dumps(activation, sort_keys=True, default=str)
-
 
 class Experiment:
     """Trains an ANN, converts it with one or more encodings, evaluates, analyses and logs.
@@ -138,11 +136,12 @@ class Experiment:
         batch_size_ann_training: images per training step.
         batch_size_snn_eval: images that are simulated at once.
         timesteps: number of time steps; `None` for the encoding's own.
-        max_rate: probability of an input spike per step at full intensity, in (0, 1].
+        max_rate: probability of an input spike per step at full intensity; above 1 all intensities from 1/max_rate on
+            are full. Only Poisson input uses it.
         epochs: of the ANN's training.
         norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100].
-        tau: time constant of the neurons' leak, in time steps, `math.inf` for none. `max_rate` and `tau` reach only the
-            encodings that know them; `None` for the encoding's own.
+        tau: time constant of the neurons' leak, in time steps, `math.inf` for none; it reaches the encodings that know
+            a leak. `None` for the encoding's own.
         threshold: firing threshold; `None` for the encoding's own.
         beta: threshold of the clamped ReLU, for the encodings whose ANN is trained with it.
         encoding: name of a temporal code in `spiking.ENCODINGS`, or a sequence of names.
@@ -158,7 +157,7 @@ class Experiment:
         seed: of everything random.
         data_dir: folder that is searched first for the data set.
         results_dir, tblogs_dir: where the folders of the runs go.
-        encoding_options: further settings, each for those encodings that know it.
+        encoding_options: further settings, each for those encodings that know it; one of them must.
         normalisation: how the activation that becomes full activity is chosen: "percentile", "max" or "mse"; `None`
             for the encoding's own.
         per_channel: whether it is chosen per channel or per layer; `None` for the encoding's own.
@@ -171,10 +170,15 @@ class Experiment:
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
 
     Attributes:
+        All arguments but `dataset`, as checked; `encoding` is the (first) one.
+        data: the data set that was read.
+        network: name of the network or of the training function.
+        settings: encoding -> its settings, completed with the encoding's defaults.
         results: encoding -> `Result`.
         metrics: encoding -> its metrics: accuracies in [0, 1] as `{ann,snn}/eval/{train,test}`, their differences SNN
             minus ANN as `snn/diff/{train,test}`, `experiment/<setting>`, `snn/seconds` for simulating the test
             images, `snn/timesteps` of one simulation, and what `summaries.ANALYSIS_METRICS` lists.
+        problems: what could not be written, in sentences; the rest is there.
 
     Raises:
         ValueError: an argument or the data breaks a rule.
@@ -214,66 +218,34 @@ class Experiment:
         training_levels: int | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        self.batch_size_ann_training = check_count("batch_size_ann_training", batch_size_ann_training)
-        self.batch_size_snn_eval = check_count("batch_size_snn_eval", batch_size_snn_eval)
-        self.epochs = check_count("epochs", epochs)
-        self.seed = check_count("seed", seed, least=0, most=2**32 - 1)
-        self.max_images = None if max_images is None else check_count("max_images", max_images)
-        self.timesteps = None if timesteps is None else check_count("timesteps", timesteps)
-        self.norm_percentile = check_real("norm_percentile", norm_percentile, 0, 100)
-        self.max_rate = None if max_rate is None else check_real("max_rate", max_rate, 0, 1)
-        self.tau = None if tau is None else check_real("tau", tau, 0)
-        self.threshold = None if threshold is None else check_real("threshold", threshold, 0)
-        self.beta = check_real("beta", beta, 0)
-        self.image_size_rescale = image_size_rescale
-        self.image_depth_increase = image_depth_increase
-        self.force_training = bool(force_training)
-        self.disable_training_accuracy = bool(disable_training_accuracy)
-        self.encoding_options = dict(encoding_options or {})
-        self.normalisation = check_option("normalisation", normalisation, (None, *METHODS))
-        self.per_channel = check_option("per_channel", per_channel, (None, True, False))
-        self.strategy = check_strategy(strategy)
-        self.correction = check_option("correction", correction, (None, *CORRECTIONS))
-        self.settings = self._settings_per_encoding(encoding)
-        self.training_levels = None if training_levels is None else check_count("training_levels", training_levels)
-        if self.correction and self.training_levels:
-            raise ValueError(
-                "An ANN trained with rounded activations needs no correction. Received: "
-                f"training_levels={training_levels} with correction={correction!r}. Leave one of them out."
-            )
-        for argument in ("correction", "training_levels"):
-            if getattr(self, argument) and not any(map(self._rounds, self.settings)):
-                raise ValueError(
-                    f"{argument} is for encodings that round to the nearest level: 'ttfs_exact', or 'rate' with "
-                    f"encoding_options={{'initial_potential': 0.5}}. Received: "
-                    f"{argument}={getattr(self, argument)!r} with encoding={list(self.settings)}"
-                )
+        given = {name: value for name, value in locals().items() if name not in ("self", "dataset")}
+        vars(self).update(arguments.checked(given, Experiment, CHECKS))
+        self.settings = arguments.settings_per_encoding(vars(self))
+        arguments.check_rounding(vars(self), self.settings)
         self.encoding = next(iter(self.settings))
-        self.training_function = check_training_function(training_function)
         function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
         self.network = function_name.removeprefix("train_network_")
-        self.name = None if name is None else check_name("name", name)
-        self.results_dir = check_folder("results_dir", results_dir)
-        self.tblogs_dir = check_folder("tblogs_dir", tblogs_dir)
-        self.data_dir = data_dir
+        if isinstance(dataset, str | os.PathLike):
+            check_text("dataset", os.fspath(dataset))
         self.data = ann_training.load_dataset(
             dataset, data_dir=data_dir, image_size_rescale=image_size_rescale, image_depth_increase=image_depth_increase
         )
         check_fit(self.training_function, self.data)
-        if self.name is None:
-            started = f"{datetime.now():%Y%m%d-%H%M%S}"
-            self.name = re.sub(r"[^\w.-]", "_", f"{self.network}-{self.data.name}-{started}")
-        self.tensorboard_title = check_name("tensorboard_title", tensorboard_title or self.name)
-        # Read by the training, see `ann_training.TrainingSettings`; set for each training.
-        self.activation, self.callbacks = "relu", ()
+        self.name = self.name or default_name(self.network, self.data.name)
+        self.tensorboard_title = self.tensorboard_title or self.name
         self.ann_cache_dir = self.results_dir / ANN_CACHE
         self._start_anew()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, timestep_analysis: bool = False):
         """Does all the work, for one encoding after the other.
 
+        Args:
+            timestep_analysis: whether the accuracy had the simulation ended at each step is wanted, too.
+
         Returns:
-            The metrics of the (first) encoding; with several, those of each one under "per_encoding".
+            The metrics of the (first) encoding; with several, those of each one under "per_encoding". With
+            `timestep_analysis` a pair of these and of the accuracies, shape `(timesteps,)`; with several encodings a
+            dict of such arrays.
         """
         self._start_anew()
         for encoding in self.settings:
@@ -283,8 +255,14 @@ class Experiment:
             self.snn_accuracy(encoding)
             self.snn_activation_analysis(encoding)
             self.log(encoding)
-        metrics = dict(self.metrics[self.encoding])
-        return metrics if len(self.settings) == 1 else {**metrics, "per_encoding": self.metrics}
+        for problem in self.problems:
+            logger.error("%s", problem)
+        several = len(self.settings) > 1
+        metrics = {**self.metrics[self.encoding], **({"per_encoding": self.metrics} if several else {})}
+        if not timestep_analysis:
+            return metrics
+        curves = {encoding: each.analysis.accuracy_per_timestep for encoding, each in self.results.items()}
+        return metrics, curves if several else curves[self.encoding]
 
     # The steps. Each takes the name of an encoding, by default the (first) one of the experiment.
 
@@ -295,16 +273,18 @@ class Experiment:
         key = activation_key(activation)
         if key not in self._anns:
             name = f"ann-{result.encoding}" if self._anns else "ann"
-            view = copy.copy(self)  # the experiment as this training sees it
-            view.activation = activation
-            view.callbacks = (keras.callbacks.TensorBoard(str(self.folder.tblogs / name), write_graph=False),)
+            log = TrainingLog(self.folder.tblogs / name)
             keras.utils.set_random_seed(self.seed)
-            with self._shared():
+            with shared(self.strategy):
+                view = TrainingView(self, activation, (log,))
                 model = self.training_function(
                     view, self.data.train, self.data.test, force_training=self.force_training
                 )
-            self.folder.save_model(f"{name}.keras", model)
             self._anns[key] = Ann(model, name)
+            with self._reported(f"TensorBoard log of the training of {name}"):
+                log.check()
+            with self._reported(f"{name}.keras"):
+                self.folder.save_model(f"{name}.keras", model)
         result.ann = self._anns[key]
         return result.ann.model
 
@@ -313,7 +293,7 @@ class Experiment:
 
         Encodings whose activations are equal share one ANN.
         """
-        if self.training_levels and self._rounds(encoding):
+        if self.training_levels and arguments.rounds(encoding, self.settings[encoding]):
             return QuantisedReLU(self.training_levels)
         return spiking.get_encoding(encoding).hidden_activation(self.beta)
 
@@ -322,7 +302,8 @@ class Experiment:
         result = self.result(encoding)
         ann = result.ann.model if result.ann else self.train(encoding)
         chosen = np.random.default_rng(self.seed).permutation(len(self.data.x_train))[:CALIBRATION_IMAGES]
-        with self._shared():
+        logger.info("%s: conversion, calibrated on %d training images", result.encoding, len(chosen))
+        with shared(self.strategy):
             result.snn = conversion.convert_ann_to_snn(
                 ann,
                 self.data.x_train[np.sort(chosen)],
@@ -330,7 +311,7 @@ class Experiment:
                 norm_percentile=self.norm_percentile,
                 normalisation=self.normalisation,
                 per_channel=self.per_channel,
-                correction=self.correction if self._rounds(result.encoding) else None,
+                correction=self.correction if arguments.rounds(result.encoding, result.settings) else None,
                 **result.settings,
             )
         return result.snn
@@ -396,10 +377,13 @@ class Experiment:
         return result.diagnosis
 
     def log(self, encoding: str | None = None) -> Path:
-        """Writes networks, figures, metrics, the TensorBoard log and the report. Returns the folder of the run.
+        """Writes metrics, networks, figures, the TensorBoard log and the report. Returns the folder of the run.
+
+        The metrics come first; what of the others cannot be written is told in `problems`.
 
         Raises:
             RuntimeError: `snn_activation_analysis` has not been called.
+            OSError: the metrics cannot be written.
         """
         result = self.result(encoding)
         if result.analysis is None:
@@ -407,16 +391,24 @@ class Experiment:
                 "A finished analysis is logged. Received: log() before snn_activation_analysis(). "
                 "Call snn_activation_analysis() first, or run()."
             )
-        folder, images = self.folder, self._evaluation_data()["test"][0][:ACTIVITY_IMAGES]
-        if not result.diagnosis:
-            self.diagnose(encoding)
-        folder.save_model(f"snn-{result.encoding}.keras", result.snn)
-        result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.model, result.snn, images)
-        result.figures = save_figures(folder, result, self._finished(), images[0])
-        log_to_tensorboard(folder.tblogs / result.encoding, result)
-        result.activities = {}
+        folder, name, images = self.folder, result.encoding, self._evaluation_data()["test"][0][:ACTIVITY_IMAGES]
         folder.write_json("metrics.json", {each.encoding: each.metrics for each in self._finished()})
-        folder.write_text("report.html", html_report(folder, self._finished()))
+        with self._reported(f"diagnosis of {name}"):
+            if not result.diagnosis:
+                self.diagnose(name)
+        with self._reported(f"snn-{name}.keras"):
+            folder.save_model(f"snn-{name}.keras", result.snn)
+        with self._reported(f"figures of {name}"):
+            logger.info("%s: figures", name)
+            result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.model, result.snn, images)
+            result.figures = save_figures(folder, result, self._finished(), images[0])
+        with self._reported(f"TensorBoard log of {name}"):
+            logger.info("%s: TensorBoard log", name)
+            log_to_tensorboard(folder.tblogs / name, result)
+        result.activities = {}
+        with self._reported("report.html"):
+            folder.write_text("report.html", html_report(folder, self._finished()))
+        self._logged.add(name)
         return folder.path
 
     # What the steps share.
@@ -427,12 +419,27 @@ class Experiment:
         return {encoding: result.metrics for encoding, result in self.results.items()}
 
     @property
-    def folder(self) -> "RunFolder":
+    def folder(self) -> RunFolder:
         """The folders of this run. They are made, and the configuration is written, when first asked for."""
         if self._folder is None:
             self._folder = RunFolder.claim(self.results_dir, self.name, self.tblogs_dir, self.tensorboard_title)
             self._folder.write_json("config.json", self.configuration())
         return self._folder
+
+    def left(self) -> list[str]:
+        """Lines that say what there is of this run so far: the table, the files."""
+        if self._folder is None:
+            return ["Nothing was written."]
+        rows, missing = summaries.comparison(self.metrics), [each for each in self.results if each not in self._logged]
+        lines = ["", summaries.text_table(rows), ""] if len(rows) > 1 else []
+        lines += [f"Not finished: {', '.join(missing)}"] if missing else []
+        path, tblogs = self._folder.path, self._folder.tblogs
+        page = ", of which report.html shows all" if (path / "report.html").is_file() else ""
+        files = sorted(str(each.relative_to(path)) for each in path.rglob("*") if each.is_file())
+        lines.append(f"Results:     {path}{page or ': ' + ', '.join(files)}")
+        if any(tblogs.iterdir()):
+            lines.append(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {self.tblogs_dir}")
+        return lines
 
     def result(self, encoding: str | None = None) -> Result:
         """What there is for an encoding of this experiment."""
@@ -444,19 +451,10 @@ class Experiment:
             )
         return self.results[name]
 
-    def _rounds(self, encoding: str) -> bool:
-        """Whether the encoding's neurons round to the nearest level, so that there is something to correct."""
-        return spiking.get_encoding(encoding).rounding_levels(self.settings[encoding]) is not None
-
     def hyperparameters(self, encoding: str) -> dict[str, Any]:
-        """All settings that may influence the result; those that are `None`, for "not used here", are left out."""
-        names = ("batch_size_ann_training", "batch_size_snn_eval", "timesteps", "max_rate", "epochs", "norm_percentile")
-        names += ("tau", "threshold", "beta", "image_size_rescale", "image_depth_increase", "max_images", "seed")
-        names += ("normalisation", "per_channel", "correction", "training_levels")
-        values = {name: getattr(self, name) for name in names}
-        values |= {"encoding": encoding, "dataset": self.data.name, "training_function": self.network}
-        values |= self.settings[encoding]
-        return {name: value for name, value in values.items() if value is not None}
+        """The settings in effect for an encoding; see `spiking.runs.results.hyperparameters`."""
+        found = hyperparameters(vars(self), spiking.get_encoding(encoding), self.settings[encoding])
+        return {**found, "dataset": self.data.name, "training_function": self.network}
 
     def configuration(self) -> dict[str, Any]:
         """Everything needed to find or repeat the run."""
@@ -481,12 +479,10 @@ class Experiment:
             "versions": versions(),
         }
 
-    def _shared(self):
-        """The scope in which networks are made for all devices."""
-        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
-
     def _start_anew(self) -> None:
         self._folder: RunFolder | None = None
+        self.problems: list[str] = []
+        self._logged: set[str] = set()
         self._anns: dict[str, Ann] = {}
         self.results = {
             encoding: Result(
@@ -503,188 +499,20 @@ class Experiment:
         parts["test"] = self.data.test
         return {part: (x[: self.max_images], y[: self.max_images]) for part, (x, y) in parts.items()}
 
-    def _settings_per_encoding(self, encoding) -> dict[str, dict[str, Any]]:
-        """Encoding -> its settings, checked and completed by the encoding."""
-        names = encoding if isinstance(encoding, list | tuple) else [encoding]
-        if not names:
-            raise ValueError(f"encoding names at least one of {list(spiking.ENCODINGS)}. Received: encoding={encoding}")
-        codes = [spiking.get_encoding(name) for name in names]
-        unknown = set(self.encoding_options) - {option for code in codes for option in code.options}
-        if unknown:
-            known = {code.name: list(code.options) for code in codes}
-            raise ValueError(
-                f"encoding_options are settings of the chosen encodings: {known}. "
-                f"Received: {', '.join(sorted(unknown))}. Leave these out, or take another encoding."
-            )
-        common = {"tau": self.tau, "max_rate": self.max_rate, "seed": self.seed}
-        options = {k: v for k, v in common.items() if v is not None} | self.encoding_options
-        found = {}
-        for code in codes:
-            known = {k: v for k, v in options.items() if k in code.options}
-            found[code.name] = code.settings(self.timesteps, self.threshold, **known)
-        return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks of the arguments
-
-
-def check_count(name: str, value, least: int = 1, most: float = math.inf) -> int:
-    """The value as an int, once it is known to be a whole number in the range."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
-        limit = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {limit}. Received: {name}={value!r}. Take such a number.")
-    return int(value)
-
-
-def check_real(name: str, value, above: float, most: float = math.inf) -> float:
-    """The value as a float, once it is known to be a number in the range."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not above < value <= most:
-        limit = f"above {above}" if most == math.inf else f"in ({above}, {most}]"
-        raise ValueError(f"{name} must be a number {limit}. Received: {name}={value!r}. Take such a number.")
-    return float(value)
-
-
-def check_option(name: str, value, options: tuple):
-    """The value, once it is known to be one of the options."""
-    if value not in options:
-        raise ValueError(f"{name} must be one of {options}. Received: {name}={value!r}. Take one of these.")
-    return value
-
-
-def check_strategy(strategy) -> tf.distribute.Strategy | None:
-    """The strategy, once it is known to be one that Keras can share batches with."""
-    if strategy is not None and not isinstance(strategy, tf.distribute.MirroredStrategy):
-        raise ValueError(
-            "strategy shares batches among the devices of one machine: a tf.distribute.MirroredStrategy, or None. "
-            f"Received: strategy={strategy!r}. Several machines can share a search: see optimization.py, --storage."
-        )
-    return strategy
-
-
-def mirrored_strategy(devices: int) -> tf.distribute.Strategy | None:
-    """The strategy for so many GPUs of this machine or, if there are fewer, as many logical CPU devices; None for one.
-
-    Raises:
-        ValueError: it is no number of devices, or TensorFlow is running and cannot have more of them.
-    """
-    if check_count("devices", devices) == 1:
-        return None
-    kind = "GPU" if len(tf.config.list_physical_devices("GPU")) >= devices else "CPU"
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if kind == "CPU" and len(tf.config.get_logical_device_configuration(cpu) or ()) < devices:
+    @contextlib.contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """For what may fail, whatever the reason, without losing what has been measured."""
         try:
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-        except RuntimeError as error:
-            raise ValueError(
-                f"Logical devices are made before TensorFlow is first used. Received: devices={devices} ({error}). "
-                "Call mirrored_strategy first, or in a new process."
-            ) from error
-    return tf.distribute.MirroredStrategy([f"{kind}:{number}" for number in range(devices)])
+            yield
+        except Exception as error:
+            self.problems.append(f"Not written: {what} ({type(error).__name__}: {' '.join(str(error).split())})")
+            logger.debug("%s", what, exc_info=True)
 
 
-def check_name(argument: str, name: str) -> str:
-    """The name, once it is known to be fit for a folder of its own."""
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .,=+-]{0,199}", name) or name == ANN_CACHE:
-        raise ValueError(
-            f"{argument} names a folder: up to 200 letters, digits, blanks and any of '_.,=+-', beginning with a "
-            f"letter or digit, but not {ANN_CACHE!r}. Received: {argument}={name!r}. Choose another one."
-        )
-    return name
-
-
-def check_folder(argument: str, folder: str | os.PathLike) -> Path:
-    """The folder's path, once it is known that files can be written there. Leaves no trace."""
-    try:
-        path = Path(folder).expanduser().absolute()
-        existing = next(each for each in (path, *path.parents) if each.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            return path
-    except (OSError, TypeError) as error:
-        raise OSError(
-            f"{argument} must be a folder that can be written ({error}). Received: {argument}={str(folder)!r}. "
-            "Choose another one, or change its permissions."
-        ) from error
-
-
-def check_training_function(function) -> Callable[..., keras.Model]:
-    """The training function of that name, or the one given."""
-    known = ann_training.TRAINING_FUNCTIONS
-    if isinstance(function, str) and function.removeprefix("train_network_") in known:
-        return known[function.removeprefix("train_network_")]
-    if not callable(function):
-        raise ValueError(
-            "training_function is f(experiment, ds_train, ds_test, force_training=False), or the name of a network. "
-            f"Received: training_function={function!r}. Known networks: {', '.join(known)}."
-        )
-    return function
-
-
-def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) -> None:
-    """Checks that the network can be trained and tested on the data."""
-    if data.classes < 2 or data.y_test.max() >= data.classes:
-        raise ValueError(
-            "Labels number two classes or more, and the test images have no class that the training images lack. "
-            f"Received: labels up to {data.y_train.max()} in training and {data.y_test.max()} in test. "
-            "Correct the labels, or add training images."
-        )
-    for network, known in ann_training.TRAINING_FUNCTIONS.items():
-        if function is known:
-            ann_training.ARCHITECTURES[network](data.input_shape, data.classes)  # refuses images that are too small
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a run leaves on disk
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The two folders of a run. Every file appears whole or not at all.
-
-    Attributes:
-        path: `<results_dir>/<run>`.
-        tblogs: `<tblogs_dir>/<run>`.
-    """
-
-    path: Path
-    tblogs: Path
-
-    @classmethod
-    def claim(cls, results_dir: Path, name: str, tblogs_dir: Path, title: str) -> "RunFolder":
-        """Makes the folders of a new run, with the first number behind the names that makes them new."""
-        for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-            folder = cls(results_dir / (name + suffix), tblogs_dir / (title + suffix))
-            if folder.tblogs.exists():
-                continue
-            try:
-                folder.path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            folder.tblogs.mkdir(parents=True, exist_ok=True)
-            return folder
-
-    def write_json(self, name: str, content) -> None:
-        """Writes strict JSON: infinite numbers as "inf" and "-inf", NaN as "nan"."""
-        self.write_text(name, json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a text."""
-        ann_training.write_atomically(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
-
-    def save_model(self, name: str, model: keras.Model) -> None:
-        """Saves a Keras model."""
-        ann_training.write_atomically(self.path / name, model.save)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what has a say in the numbers."""
-    packages = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-    try:
-        packages["spiking-toolbox"] = importlib.metadata.version("spiking-toolbox")
-    except importlib.metadata.PackageNotFoundError:
-        packages["spiking-toolbox"] = "not installed, run from its sources"
-    return {"python": platform.python_version(), **packages}
+def default_name(network: str, dataset: str) -> str:
+    """Network, data set and time, fit for a folder."""
+    named = re.sub(r"[^\w.-]", "_", f"{network}-{dataset}").encode()[: LONGEST_NAME - 16].decode(errors="ignore")
+    return f"{named}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
@@ -714,81 +542,6 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
 
 
-def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
-    """The run as one HTML page; see `spiking/report.py`."""
-    sections, common, configuration = [], {}, json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
-    for each in finished:
-        figures = {name: path.read_bytes() for name, path in each.figures.items()}
-        common |= {name: figures.pop(name) for name in (COMPARISON_FIGURE,) if name in figures}
-        sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures))
-    return report.render(folder.path.name, sections, common, configuration)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The TensorBoard log. A new tag is a line in the function of its kind.
-
-
-def scalar_entries(result: Result) -> dict[str, float]:
-    """Tag -> number: all metrics that are numbers."""
-    return {tag: float(value) for tag, value in result.metrics.items() if isinstance(value, numbers.Real)}
-
-
-def curve_entries(result: Result) -> dict[str, tuple[np.ndarray, str]]:
-    """Tag -> one number per step, the first step being 1, and what a step is."""
-    curves, legend = summaries.layer_curves(result.analysis), summaries.layer_legend(result.analysis)
-    accuracy = {"snn/accuracy_per_timestep": (result.analysis.accuracy_per_timestep, "Step is the time step.")}
-    return accuracy | {tag: (curve, legend) for tag, curve in curves.items()}
-
-
-def histogram_entries(result: Result) -> dict[str, np.ndarray]:
-    """Tag -> histogram, `(bins, 3)`: left edge, right edge, count."""
-    return {
-        **summaries.weight_histograms(result.ann.model, result.snn),
-        **summaries.spike_histograms(result.analysis),
-        **summaries.activity_histograms(result.activities),
-    }
-
-
-def text_entries(result: Result) -> dict[str, str]:
-    """Tag -> text, shown as it stands."""
-    return {
-        "snn/conversion_report": conversion.conversion_report(result.snn),
-        "snn/layers": summaries.text_table(summaries.layer_table(result.analysis)),
-        **({"snn/diagnosis": str(result.diagnosis)} if result.diagnosis else {}),
-    }
-
-
-def image_entries(result: Result) -> dict[str, tf.Tensor]:
-    """Tag -> image, `(1, height, width, 4)`."""
-    files = result.figures.items()
-    return {f"figures/{name}": tf.io.decode_png(path.read_bytes(), channels=4)[None] for name, path in files}
-
-
-def log_to_tensorboard(folder: Path, result: Result) -> None:
-    """Writes all entries of one encoding, and its settings for the HParams plugin."""
-    from tensorboard.plugins.histogram.metadata import create_summary_metadata
-    from tensorboard.plugins.hparams import api as hparams
-
-    settings = {tag: value for tag, value in result.metrics.items() if tag.startswith("experiment/")}
-    with tf.summary.create_file_writer(str(folder)).as_default():
-        # The plugin collects the columns of its table from what the runs hold, so there is nothing else to declare.
-        hparams.hparams(
-            {tag.removeprefix("experiment/"): plain(value) for tag, value in settings.items()},
-            trial_id=f"{folder.parent.name}/{folder.name}",
-        )
-        for tag, value in scalar_entries(result).items():
-            tf.summary.scalar(tag, value, step=0)
-        for tag, (curve, meaning) in curve_entries(result).items():
-            for step in np.flatnonzero(np.isfinite(curve)):
-                tf.summary.scalar(tag, curve[step], step=step + 1, description=meaning)
-        for tag, bins in histogram_entries(result).items():  # tf.summary.histogram takes values, which are not kept
-            tf.summary.write(tag, tf.constant(bins), step=0, metadata=create_summary_metadata(None, None))
-        for tag, text in text_entries(result).items():
-            tf.summary.text(tag, "\n".join("    " + line for line in text.splitlines()), step=0)
-        for tag, image in image_entries(result).items():
-            tf.summary.image(tag, image, step=0)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
@@ -803,65 +556,110 @@ def number(text: str):
     return text
 
 
+def typed_options(pairs: Sequence[str], encodings: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` of the command line, each value of the type of the option's default.
+
+    Raises:
+        ValueError: it is no pair, or no value of that type.
+    """
+    defaults = {}
+    for encoding in reversed(encodings):
+        defaults |= spiking.get_encoding(encoding).options
+    found = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        default = defaults.get(name)  # what no encoding knows, the experiment refuses
+        read = {bool: {"true": True, "false": False}.__getitem__, int: int, float: float, str: str}
+        try:
+            found[name] = read.get(type(default), number)(text)
+        except (KeyError, ValueError):
+            sign = ""
+        if not sign:
+            raise ValueError(
+                f"--option takes NAME=VALUE, the value like the default, which is {default!r} here. Received: "
+                f"{pair!r}. A text is written without quotation marks, yes and no as true and false."
+            )
+    return found
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """The command line. Its arguments are named after those of `Experiment`."""
     parser = argparse.ArgumentParser(
         prog="experiment",
         description="Trains a network, converts it into spiking networks, and compares them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given, Experiment decides
     )
     add = parser.add_argument
     networks, datasets = ", ".join(ann_training.TRAINING_FUNCTIONS), ", ".join(ann_training.DATASETS)
     codes = "; ".join(f"{code.name}: {code.summary}" for code in spiking.ENCODINGS.values())
-    add("--network", dest="training_function", metavar="NAME", default=DEFAULT_NETWORK, help=networks)
-    add("--dataset", metavar="NAME", default="mnist_sample", help=f"{datasets}, or the path of an .npz file")
-    add("--encoding", nargs="+", metavar="NAME", default=list(spiking.ENCODINGS), help=codes)
+    options = "; ".join(
+        f"{code.name}: {', '.join(f'{name}={value}' for name, value in code.options.items())}"
+        for code in spiking.ENCODINGS.values()
+    )
+    network = {"dest": "training_function", "metavar": "NAME", "default": DEFAULT_NETWORK}
+    add("--network", **network, help=f"{networks} (default: {DEFAULT_NETWORK})")
+    sources = f"{datasets}, or the path of an .npz file (default: mnist_sample)"
+    add("--dataset", metavar="NAME", default="mnist_sample", help=sources)
+    add("--encoding", nargs="+", metavar="NAME", default=list(spiking.ENCODINGS), help=f"{codes} (default: all)")
     add("--timesteps", type=number, metavar="T", help="number of time steps (default: the encoding's own)")
     add("--epochs", type=number, metavar="N", help="of the ANN's training (default: 10)")
-    add("--norm-percentile", type=number, metavar="P", help="of the activations, becomes full activity (default: 99.9)")
+    percentile = "of the activations, becomes full activity (default: 99.9)"
+    add("--norm-percentile", type=number, metavar="P", help=percentile)
     add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
-    add("--per-channel", action=argparse.BooleanOptionalAction, help="per channel, or per layer (default: the same)")
+    channel = "per channel, or per layer (default: the encoding's own)"
+    add("--per-channel", action=argparse.BooleanOptionalAction, help=channel)
     add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CORRECTIONS)} (default: none)")
-    add("--training-levels", type=int, metavar="L", help="train with activations of L levels, for what rounds")
+    add("--training-levels", type=number, metavar="L", help="train with activations of L levels, for what rounds")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
+    rate = "of Poisson input, spikes per step at full intensity (default: the encoding's own)"
+    add("--max-rate", type=number, metavar="P", help=rate)
+    more = f"a further setting of the encodings, may be given several times. Defaults: {options}"
+    add("--option", dest="options", action="append", metavar="NAME=VALUE", default=[], help=more)
     add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")
-    devices = "share each batch among N GPUs or, if there are fewer, N logical CPU devices"
+    devices = "share each batch among N GPUs or, if there are fewer, N logical CPU devices (default: 1)"
     add("--devices", type=number, metavar="N", default=1, help=devices)
     add("--data-dir", metavar="DIR", help="folder that is searched first for the data set")
     add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
     add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
     add("--force-training", action="store_true", help="train even if the same ANN has been trained before")
-    slow = {"dest": "disable_training_accuracy", "action": "store_false", "default": True}
-    add("--training-accuracy", **slow, help="evaluate on the training images too, which takes long")
+    slow = "evaluate on the training images, too, which takes long (default: on the test images alone)"
+    add("--training-accuracy", action="store_true", default=False, help=slow)
     return parser
+
+
+def command_line(argv: Sequence[str] | None) -> "Experiment":
+    """The experiment that the command line describes.
+
+    Raises:
+        ValueError, OSError: as `Experiment` does.
+    """
+    given = vars(argument_parser().parse_args(argv))
+    options = typed_options(given.pop("options"), given["encoding"])
+    accuracy = given.pop("training_accuracy")
+    strategy = mirrored_strategy(given.pop("devices"))
+    return Experiment(**given, encoding_options=options, disable_training_accuracy=not accuracy, strategy=strategy)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python experiment.py`: runs one experiment and prints how the encodings compare."""
-    parser = argument_parser()
-    arguments = vars(parser.parse_args(argv))
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    screen.show_messages()
+    experiment, code, lines = None, 0, []
     try:
-        strategy = mirrored_strategy(arguments.pop("devices"))
-        experiment = Experiment(**arguments, strategy=strategy)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
-    try:
+        experiment = command_line(argv)
         experiment.run()
-        interrupted = False
+        code = 1 if experiment.problems else 0
     except KeyboardInterrupt:
-        interrupted = True
-        print("\nInterrupted. What was finished stays:")
-    print(f"\n{summaries.text_table(summaries.comparison(experiment.metrics))}\n")
-    print(f"Results:     {experiment.folder.path}, of which report.html shows all")
-    print(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {experiment.tblogs_dir}")
-    if interrupted:
-        sys.exit(130)  # 128 + SIGINT, as shells have it
+        code, lines = 130, ["", "Interrupted."]  # 128 + SIGINT, as shells have it
+    except (ValueError, OSError, tf.errors.OpError) as error:
+        code = 2 if experiment is None else 1
+        print(f"experiment: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print("\n".join([*lines, *(experiment.left() if experiment else ["Nothing was written."] if lines else [])]))
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

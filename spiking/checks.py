@@ -6,6 +6,10 @@ An error says the rule, what was received, and where it is not plain, what to do
 import math
 import numbers
 import operator
+import os
+import re
+import tempfile
+from pathlib import Path
 
 import keras
 
@@ -14,6 +18,8 @@ import keras
 LARGEST_TIMESTEPS = {"float32": 2**24 - 1, "float64": 2**31 - 1}
 # Thresholds θ with which θ·T and θ/T are float32 numbers for every T up to there.
 THRESHOLDS = "[1e-30, 1e30]"
+# Bytes of a folder's name: file systems take 255, and a second run of the same name gets a number behind it.
+LONGEST_NAME = 200
 
 
 def check_whole(argument: str, value, least: int = 0, most: int | None = None, remedy: str = "") -> int:
@@ -72,6 +78,52 @@ def check_percentile(percent: float) -> float:
     """The percentile as a float, once it is known to lie in (0, 100]."""
     remedy = "It is the percentile of the activations that becomes full activity; 99.9 is usual."
     return check_real("norm_percentile", percent, "(0, 100]", remedy)
+
+
+def check_text(argument: str, text: str) -> str:
+    """The text, once it is known that it can be written in UTF-8, as all results are."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{argument} must be text that UTF-8 can tell ({error.reason}). Received: {argument}={text!r}. Rename it."
+        ) from None
+    return text
+
+
+def check_name(argument: str, name: str, reserved: tuple[str, ...] = ()) -> str:
+    """The name, once it is known to be fit for a folder of its own, with room for a number behind it."""
+    fits = isinstance(name, str) and re.fullmatch(r"\w[\w .,=+-]*", name) and name not in reserved
+    if not fits or len(name.encode()) > LONGEST_NAME:
+        but = f", but not {', '.join(map(repr, reserved))}" if reserved else ""
+        raise ValueError(
+            f"{argument} names a folder: letters, digits, blanks and any of '_.,=+-', a letter or digit first, at most "
+            f" {LONGEST_NAME} bytes in UTF-8 (a Chinese character has 3){but}. Received: {argument}={name!r}. "
+            "Choose another one."
+        )
+    return name
+
+
+def check_folder(argument: str, folder: str | os.PathLike) -> Path:
+    """The folder's path, once it is known that files can be written there. Leaves no trace."""
+    try:
+        path = Path(folder).expanduser().absolute()
+        check_text(argument, str(path))
+        if "\0" in str(path):
+            raise OSError("a zero byte in it")
+        for each in (path, *path.parents):
+            if len(os.fsencode(each.name)) > 255:
+                raise OSError(f"File name too long: {each.name!r}")
+            if each.is_symlink() and not each.exists():
+                raise OSError(f"{str(each)!r} is a link that leads nowhere")
+        existing = next(each for each in (path, *path.parents) if each.exists())
+        with tempfile.TemporaryFile(dir=existing):  # under a name of its own: others may be looking, too
+            return path
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # RuntimeError: ~ of a user who has no home
+        raise OSError(
+            f"{argument} must be a folder that can be written ({error}). Received: {argument}={str(folder)!r}. "
+            "Choose another one, or change its permissions."
+        ) from error
 
 
 def _sentence(rule: str, argument: str, value, remedy: str) -> str:

@@ -10,12 +10,14 @@ TOP_LEVEL = {"ann_training", "conversion", "experiment", "optimization", "plotti
 # module -> modules of this project it may import when it is imported
 MAY_IMPORT = {
     "spiking": set(),
-    "ann_training": set(),
+    "ann_training": {"spiking"},
     "plotting": set(),
     "conversion": {"spiking"},
     "experiment": {"spiking", "conversion", "ann_training"},
     "optimization": {"spiking", "conversion", "ann_training", "experiment"},
 }
+# What knows nothing of spikes takes from `spiking` only what knows nothing of them either.
+ONLY_FROM_SPIKING = {"ann_training": {"spiking.runs.files"}, "plotting": set()}
 # Inside functions only plotting may come in, and never the other way round; and `experiment.RepeatedExperiment` is that
 # of `optimization`, fetched when asked for.
 MAY_IMPORT_LATER = {"plotting"}
@@ -72,6 +74,13 @@ def test_imports_run_one_way(path):
     assert early <= allowed, f"{path.name} imports {early - allowed}"
     allowed |= MAY_IMPORT_LATER | PASSES_ON.get(module, set())
     assert late <= allowed, f"{path.name} imports {late - allowed} in a function"
+
+
+@pytest.mark.parametrize("module", ONLY_FROM_SPIKING)
+def test_what_knows_nothing_of_spikes_takes_only_the_writer(module):
+    nodes = [node for node in ast.walk(parse(ROOT / f"{module}.py")) if isinstance(node, ast.Import | ast.ImportFrom)]
+    taken = {modules_of(node)[0] for node in nodes}
+    assert {name for name in taken if name.split(".")[0] == "spiking"} == ONLY_FROM_SPIKING[module]
 
 
 def test_imports_are_seen():

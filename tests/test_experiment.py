@@ -20,11 +20,7 @@ import experiment as module
 import spiking
 from experiment import Experiment, main
 from spiking.quantisation import QuantisedReLU
-
-# Keras' TensorBoard callback reads the learning rate by np.array(variable), which NumPy 2 wants to have a copy keyword.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:keras.src.backend.tensorflow.core"
-)
+from spiking.runs.files import plain, write_atomically
 
 ROOT = Path(module.__file__).parent
 CONTRACT_8 = (
@@ -112,6 +108,7 @@ def test_several_encodings_give_the_metrics_of_the_first_and_of_each(finished):
 
 def test_metrics_are_complete_and_consistent(finished):
     experiment, metrics, _ = finished
+    assert experiment.problems == []
     for encoding, each in metrics["per_encoding"].items():
         assert ACCURACIES | set(module.ANALYSIS_METRICS) | {"snn/seconds", "snn/timesteps"} <= set(each)
         for part in ("train", "test"):
@@ -120,7 +117,8 @@ def test_metrics_are_complete_and_consistent(finished):
         settings = {name for name in CONTRACT_8 if f"experiment/{name}" in each}
         # What is missing is no hyperparameter, or unknown to this encoding.
         assert set(CONTRACT_8) - settings <= {
-            *("name", "tensorboard_title", "force_training", "disable_training_accuracy", "max_rate", "tau")
+            *("name", "tensorboard_title", "force_training", "disable_training_accuracy", "max_rate", "tau"),
+            "beta",
         }
         assert each["experiment/encoding"] == encoding
         assert each["experiment/timesteps"] == 8
@@ -281,7 +279,7 @@ def test_files_of_a_run(finished):
     assert config["dataset"]["fingerprint"] == experiment.data.fingerprint
     assert set(config["versions"]) == {"python", "tensorflow", "keras", "numpy", "spiking-toolbox"}
     assert config["hyperparameters"][TWO[1]]["training_function"] == "train_tiny"
-    assert json.loads((run / "metrics.json").read_text()) == module.plain(metrics["per_encoding"])
+    assert json.loads((run / "metrics.json").read_text()) == plain(metrics["per_encoding"])
 
 
 @pytest.mark.parametrize("encoding", TWO)
@@ -295,7 +293,7 @@ def test_tensorboard_shows_what_the_run_returned(finished, encoding):
                 else e.tensor_proto.float_val[0] for e in tensors[tag]]  # fmt: skip
 
     for tag, value in metrics["per_encoding"][encoding].items():
-        if not isinstance(value, str):
+        if not isinstance(value, str | bool):
             assert numbers(tag) == [pytest.approx(value, rel=1e-6)]
     curve = experiment.results[encoding].analysis.accuracy_per_timestep
     assert numbers("snn/accuracy_per_timestep") == pytest.approx(curve)
@@ -344,18 +342,63 @@ def test_an_interrupted_run_leaves_what_is_finished(tmp_path, monkeypatch):
     assert not list(run.glob(".*"))
 
 
+def fail(*args, **options):
+    raise OSError(28, "No space left on device")
+
+
+BROKEN = {
+    "figures": lambda monkeypatch: monkeypatch.setattr("plotting.plot_spikes_as_eventplot", {}.__getitem__),
+    "TensorBoard": lambda monkeypatch: monkeypatch.setattr(module, "log_to_tensorboard", fail),
+    "snn-rate.keras": lambda monkeypatch: monkeypatch.setattr(spiking.SpikingSequential, "save", fail),
+    "report.html": lambda monkeypatch: monkeypatch.setattr(module, "html_report", fail),
+    "diagnosis": lambda monkeypatch: monkeypatch.setattr(conversion, "diagnose", fail),
+    "training": lambda monkeypatch: monkeypatch.setattr(module.TrainingLog, "write", fail),
+    "ann.keras": lambda monkeypatch: monkeypatch.setattr(keras.Sequential, "save", fail),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_cannot_be_written_loses_nothing_else(broken, tmp_path, monkeypatch, caplog):
+    BROKEN[broken](monkeypatch)
+    experiment = make(tmp_path, encoding="rate", name="run", max_images=6, disable_training_accuracy=True)
+    metrics, run = experiment.run(), tmp_path / "experiments" / "run"
+    assert json.loads((run / "metrics.json").read_text())["rate"] == plain(metrics)
+    assert experiment.problems and all("Not written: " in problem for problem in experiment.problems)
+    assert any(broken in problem for problem in experiment.problems)
+    assert experiment.problems[0] in caplog.text
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    files |= {"TensorBoard"} if (tmp_path / "tblogs" / "run" / "rate").is_dir() else set()
+    usual = {"ann.keras": "ann.keras", "snn-rate.keras": "snn-rate.keras", "report.html": "report.html"}
+    usual |= {"figures": "figures/raster-rate.png", "TensorBoard": "TensorBoard"}
+    if broken == "ann.keras":
+        usual.pop("snn-rate.keras")  # SpikingSequential saves as Sequential does
+    assert {name for name in usual if usual[name] not in files} == {broken} & set(usual)
+
+
+def test_the_metrics_are_there_before_anything_that_may_fail(tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    for slow in ("diagnose", "ann_and_snn_activations_per_layer"):
+        monkeypatch.setattr(conversion, slow, stop)
+    experiment = make(tmp_path, name="run", max_images=6, disable_training_accuracy=True)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run()
+    assert "rate" in json.loads((tmp_path / "experiments" / "run" / "metrics.json").read_text())
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
     folder = module.RunFolder.claim(tmp_path / "a", "run", tmp_path / "b", "run")
     folder.write_json("metrics.json", {"accuracy": 1.0})
     with pytest.raises(ZeroDivisionError):
-        ann_training.write_atomically(folder.path / "metrics.json", lambda path: path.write_text("half") / 0)
+        write_atomically(folder.path / "metrics.json", lambda path: path.write_text("half") / 0)
     assert [path.name for path in folder.path.iterdir()] == ["metrics.json"]
     assert json.loads((folder.path / "metrics.json").read_text()) == {"accuracy": 1.0}
 
 
 def test_json_is_strict():
     value = {"tau": float("inf"), "nothing": np.float32("nan"), "shape": (1, np.int64(2)), "path": Path("a")}
-    assert module.plain(value) == {"tau": "inf", "nothing": "nan", "shape": [1, 2], "path": "a"}
+    assert plain(value) == {"tau": "inf", "nothing": "nan", "shape": [1, 2], "path": "a"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -372,7 +415,7 @@ def test_json_is_strict():
         *({"norm_percentile": value} for value in (0, -1, 100.5, float("nan"), "99", None)),
         *({"threshold": value} for value in (0, -1.0, float("inf"), "high")),
         *({"tau": value} for value in (0, -1.0, float("nan"), "slow")),
-        *({"max_rate": value} for value in (0, 1.5)),
+        *({"max_rate": value} for value in (0, -1, "fast")),
         *({"beta": value} for value in (0, "x")),
         *({"epochs": value} for value in (0, 1.5, "ten")),
         *({"batch_size_ann_training": value} for value in (0, 2.5)),
@@ -512,7 +555,23 @@ def test_main_after_an_interruption_shows_what_is_finished(tmp_path, capsys, mon
     with pytest.raises(SystemExit) as caught:
         main(["--name", "stopped"])
     assert caught.value.code == 130
-    assert "Interrupted" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Interrupted" in out and "Not finished: rate" in out and "config.json" in out
+    assert "report.html" not in out and "TensorBoard" not in out  # neither is there
+
+
+def test_main_interrupted_before_it_began_says_so(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ann_training, "load_dataset", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 130
+    assert "Nothing was written" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
 
 
 def test_help_names_networks_data_sets_and_encodings(capsys):

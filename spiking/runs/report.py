@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
 from spiking.network.model import SpikingSequential
 from spiking.runs import summaries
+from spiking.runs.files import plain
 
 Table = Sequence[Sequence[str]]
 
@@ -223,16 +222,3 @@ def written(value) -> str:
         return str(value)
     whole = math.isfinite(value) and value == int(value) and abs(value) < 1e15
     return f"{int(value)}" if whole else f"{value:.6g}"
-
-
-def plain(value):
-    """The value in terms of JSON; infinite numbers as "inf" and "-inf", NaN as "nan"."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -224,6 +224,13 @@ def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0)
     return f"From time step {step} of {analysis.timesteps} on it stays {within}."
 
 
+def conversion_report(snn: SpikingSequential) -> str:
+    """The printable table of what became of each ANN layer."""
+    widths = [max(len(row[key]) for row in snn.report) for key in ("layer", "type")]
+    lines = [f"{row['layer']:<{widths[0]}}  {row['type']:<{widths[1]}}  {row['result']}" for row in snn.report]
+    return "\n".join([f"{'ANN layer':<{widths[0]}}  {'type':<{widths[1]}}  became", *lines])
+
+
 def text_table(rows: Sequence[Sequence[str]]) -> str:
     """A table as lines of text, all columns but the first to the right, a rule below the head."""
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

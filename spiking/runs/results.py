@@ -1,0 +1,119 @@
+"""What the steps of an experiment have given so far, and the settings behind it."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spiking.analysis.diagnosis import Diagnosis
+from spiking.analysis.statistics import Analysis
+from spiking.encoding import Encoding
+from spiking.folding.reader import FoldedNetwork
+from spiking.network.model import SpikingSequential
+from spiking.runs import report
+from spiking.runs.folder import RunFolder
+
+COMPARISON_FIGURE = "accuracy_per_timestep"
+
+# Arguments of an experiment that may influence every result; those that are None, for "not used here", are left out.
+HYPERPARAMETERS = (
+    *("batch_size_ann_training", "batch_size_snn_eval", "epochs", "norm_percentile", "image_size_rescale"),
+    *("image_depth_increase", "max_images", "seed"),
+)
+
+
+@dataclass
+class Ann:
+    """A trained ANN.
+
+    Attributes:
+        model: the network.
+        name: "ann", or "ann-<encoding>" for the ANN of an encoding that shares none with those before it.
+        metrics: its accuracies, once they are measured.
+        folded: the network read and folded, once it has been.
+    """
+
+    model: keras.Model
+    name: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    folded: FoldedNetwork | None = None
+
+
+@dataclass
+class Result:
+    """What the steps of the work have given so far for one encoding; `None`: the step has not been taken.
+
+    Attributes:
+        encoding: its name.
+        settings: of the conversion, completed with the encoding's defaults.
+        ann, snn: the networks.
+        metrics: tag -> number (settings may be words).
+        analysis: what `conversion.snn_activation_analysis` returned.
+        diagnosis: what `conversion.diagnose` returned.
+        activities: hidden layer -> (ANN, SNN) activations on a few images, while they are logged only.
+        figures: name -> the file of a figure.
+    """
+
+    encoding: str
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    ann: Ann | None = None
+    snn: SpikingSequential | None = None
+    analysis: Analysis | None = None
+    diagnosis: Diagnosis | None = None
+    activities: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    figures: dict[str, Path] = field(default_factory=dict)
+
+
+def activation_key(activation) -> str:
+    """Equal keys, equal activations: a name, a Keras layer (whatever its name), or its configuration."""
+    if isinstance(activation, keras.layers.Layer):
+        activation = [type(activation).__name__, {**activation.get_config(), "name": None}]
+    return json.dumps(activation, sort_keys=True, default=str)
+
+
+def hyperparameters(arguments: Mapping[str, Any], code: Encoding, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in effect for one encoding: those of the conversion, the code's own where the experiment has none,
+    and nothing that this code does not use.
+
+    Args:
+        arguments: of the experiment, checked.
+        code: the encoding.
+        settings: of the conversion, as the code has completed them.
+    """
+    found = {name: arguments[name] for name in HYPERPARAMETERS if arguments[name] is not None}
+    normalisation, per_channel = arguments["normalisation"], arguments["per_channel"]
+    found["normalisation"] = code.normalisation if normalisation is None else normalisation
+    found["per_channel"] = code.per_channel if per_channel is None else per_channel
+    if code.needs_clamp:
+        found["beta"] = arguments["beta"]
+    rounds = code.rounding_levels(settings) is not None
+    found |= {name: arguments[name] for name in ("correction", "training_levels") if rounds and arguments[name]}
+    return {**found, "encoding": code.name, **settings}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what has a say in the numbers."""
+    packages = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    try:
+        packages["spiking-toolbox"] = importlib.metadata.version("spiking-toolbox")
+    except importlib.metadata.PackageNotFoundError:
+        packages["spiking-toolbox"] = "not installed, run from its sources"
+    return {"python": platform.python_version(), **packages}
+
+
+def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
+    """The run as one HTML page; see `spiking/runs/report.py`."""
+    sections, common, configuration = [], {}, json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
+    for each in finished:
+        figures = {name: path.read_bytes() for name, path in each.figures.items()}
+        common |= {name: figures.pop(name) for name in (COMPARISON_FIGURE,) if name in figures}
+        sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures))
+    return report.render(folder.path.name, sections, common, configuration)

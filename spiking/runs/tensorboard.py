@@ -1,0 +1,131 @@
+"""The TensorBoard log of one encoding, and of a training. A new tag is a line in the function of its kind.
+
+What the tags mean is told in docs/TENSORBOARD.md.
+"""
+
+import numbers
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spiking.runs import summaries
+from spiking.runs.files import plain
+from spiking.runs.results import Result
+
+
+def scalar_entries(result: Result) -> dict[str, float]:
+    """Tag -> number: all metrics that are numbers."""
+    found = {tag: value for tag, value in result.metrics.items() if not isinstance(value, bool)}
+    return {tag: float(value) for tag, value in found.items() if isinstance(value, numbers.Real)}
+
+
+def curve_entries(result: Result) -> dict[str, tuple[np.ndarray, str]]:
+    """Tag -> one number per step, the first step being 1, and what a step is."""
+    curves, legend = summaries.layer_curves(result.analysis), summaries.layer_legend(result.analysis)
+    accuracy = {"snn/accuracy_per_timestep": (result.analysis.accuracy_per_timestep, "Step is the time step.")}
+    return accuracy | {tag: (curve, legend) for tag, curve in curves.items()}
+
+
+def histogram_entries(result: Result) -> dict[str, np.ndarray]:
+    """Tag -> histogram, `(bins, 3)`: left edge, right edge, count."""
+    return {
+        **summaries.weight_histograms(result.ann.model, result.snn),
+        **summaries.spike_histograms(result.analysis),
+        **summaries.activity_histograms(result.activities),
+    }
+
+
+def text_entries(result: Result) -> dict[str, str]:
+    """Tag -> text, shown as it stands."""
+    return {
+        "snn/conversion_report": summaries.conversion_report(result.snn),
+        "snn/layers": summaries.text_table(summaries.layer_table(result.analysis)),
+        **({"snn/diagnosis": str(result.diagnosis)} if result.diagnosis else {}),
+    }
+
+
+def image_entries(result: Result) -> dict[str, tf.Tensor]:
+    """Tag -> image, `(1, height, width, 4)`."""
+    files = result.figures.items()
+    return {f"figures/{name}": tf.io.decode_png(path.read_bytes(), channels=4)[None] for name, path in files}
+
+
+def log_to_tensorboard(folder: Path, result: Result) -> None:
+    """Writes all entries of one encoding, and its settings for the HParams plugin.
+
+    Raises:
+        tf.errors.OpError, OSError: the log cannot be written.
+    """
+    from tensorboard.plugins.histogram.metadata import create_summary_metadata
+    from tensorboard.plugins.hparams import api as hparams
+
+    settings = {tag: value for tag, value in result.metrics.items() if tag.startswith("experiment/")}
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        # The plugin collects the columns of its table from what the runs hold, so there is nothing else to declare.
+        hparams.hparams(
+            {tag.removeprefix("experiment/"): _word(plain(value)) for tag, value in settings.items()},
+            trial_id=f"{folder.parent.name}/{folder.name}",
+        )
+        for tag, value in scalar_entries(result).items():
+            tf.summary.scalar(tag, value, step=0)
+        for tag, (curve, meaning) in curve_entries(result).items():
+            for step in np.flatnonzero(np.isfinite(curve)):
+                tf.summary.scalar(tag, curve[step], step=step + 1, description=meaning)
+        for tag, bins in histogram_entries(result).items():  # tf.summary.histogram takes values, which are not kept
+            tf.summary.write(tag, tf.constant(bins), step=0, metadata=create_summary_metadata(None, None))
+        for tag, text in text_entries(result).items():
+            tf.summary.text(tag, "\n".join("    " + line for line in text.splitlines()), step=0)
+        for tag, image in image_entries(result).items():
+            tf.summary.image(tag, image, step=0)
+
+
+def _word(value):
+    """What the HParams plugin takes: numbers and texts."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+class TrainingLog(keras.callbacks.Callback):
+    """Loss, accuracy and learning rate of each epoch, in the folders `train` and `validation`.
+
+    Unlike Keras' own callback it lets the training go on when the log cannot be written any more.
+
+    Args:
+        folder: of the log.
+
+    Attributes:
+        error: why the log ends early; None if it does not.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder, self.error, self._writers = folder, None, {}
+
+    def check(self) -> None:
+        """Raises the error that ended the log, if there was one."""
+        if self.error:
+            raise self.error
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.error:
+            try:
+                self.write(epoch, logs or {})
+            except (OSError, tf.errors.OpError) as error:
+                self.error = error
+
+    def write(self, epoch: int, logs: dict[str, float]) -> None:
+        """Writes the numbers of one epoch."""
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        for name, value in {**logs, "learning_rate": rate}.items():
+            part = "validation" if name.startswith("val_") else "train"
+            if part not in self._writers:
+                self._writers[part] = tf.summary.create_file_writer(str(self.folder / part))
+            with self._writers[part].as_default():
+                tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value, step=epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def on_train_end(self, logs=None):
+        for writer in self._writers.values() if not self.error else ():
+            writer.close()
