@@ -2,10 +2,13 @@
 
     python benchmarks/calibration.py                       # everything; an hour on one core
     python benchmarks/calibration.py --datasets mnist      # a part, as another process may do the rest
+    python benchmarks/calibration.py --floor               # nearly dead channels: which floor; a quarter of an hour
+    python benchmarks/calibration.py --page                # only the page
 
 Networks, ANNs and settings are those of `benchmarks/accuracy.py`, but all images are of the training set: calibrated on
 one part, judged on another, so that no default is chosen by a test image. Every finished measurement is a line of
-docs/calibration.jsonl; started again, the script goes on where it stopped.
+docs/calibration.jsonl (those of the floor of docs/calibration_floor.json); started again, the script goes on where it
+stopped.
 """
 
 import argparse
@@ -23,8 +26,9 @@ import numpy as np  # noqa: E402
 from accuracy import CALIBRATION_IMAGES, NETWORKS, trained  # noqa: E402
 
 import spiking  # noqa: E402
-from ann_training import load_dataset  # noqa: E402
+from ann_training import Training, load_dataset, train_network  # noqa: E402
 from conversion import convert_ann_to_snn  # noqa: E402
+from spiking.scaling import calibration as scaling  # noqa: E402
 
 RESULTS = ROOT / "docs" / "calibration.jsonl"
 PAGE = ROOT / "docs" / "CALIBRATION.md"
@@ -38,6 +42,83 @@ WHY = """The defaults of `rate` and `ttfs_exact` have the least mean loss. The c
 best, since which network collapses decides the mean: per channel is better than per layer in mean for `ttfs_dyn_thresh`
 (by 1.6 points, most of them one network's), equal for `ttfs`, worse for `ttfs_clamped`. They keep the classic
 percentile per layer; try `per_channel=True` on convolutional networks without BatchNorm, where it mostly helps."""
+
+
+FLOOR_RESULTS = ROOT / "docs" / "calibration_floor.json"
+FLOORS = (0.0, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+FLOOR_RUNS = [("ttfs_exact", 16), ("ttfs_exact", 64), ("rate", 32)]
+# Network: dataset, epochs on it (None: the file of that name in benchmarks/models), images to calibrate and to judge.
+FLOOR_NETWORKS = {
+    "lenet5_maxpool": ("mnist_sample", 2, 5000, 1000),
+    "vgg16_slim_cifar10": ("cifar10", None, 2000, 1000),
+    "strided_cifar10": ("cifar10", None, 2000, 1000),
+}
+
+
+def floor_networks():
+    """(title, ANN, images to calibrate, images to judge); all of the training set."""
+    for name, (dataset, epochs, calibrated, judged) in FLOOR_NETWORKS.items():
+        data = load_dataset(dataset)
+        parts = data.x_train[:calibrated], data.x_train[-judged:]
+        if epochs is None:
+            path = ROOT / "benchmarks" / "models" / f"{name}.keras"
+            yield name, keras.models.load_model(path, compile=False), *parts
+            continue
+        for seed in range(3):
+            training = Training(epochs=epochs, seed=seed, ann_cache_dir=ROOT / "experiments" / "anns")
+            yield f"{name}, {epochs} epochs, seed {seed}", train_network(name, training, data.train, data.test), *parts
+
+
+def measure_floor(ann, calibrated, judged, encoding: str, timesteps: int, floor: float) -> dict:
+    """How near the SNN comes to the ANN with λ of at least `floor` times the layer's mean, and its largest weight."""
+    scaling.FLOOR = floor
+    snn = convert_ann_to_snn(ann, calibrated, encoding, timesteps, per_channel=True)
+    expected, found = (model.predict(judged, batch_size=250, verbose=0) for model in (ann, snn))
+    return {
+        "floor": floor,
+        "same_class": float(np.mean(expected.argmax(-1) == found.argmax(-1))),
+        "error": float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))),
+        "largest_weight": max(float(np.abs(w).max()) for layer in snn.hidden_layers for w in layer.get_weights()),
+        "raised": sum(row["raised_channels"] for row in snn.calibration),
+        "silent": sum(row["silent_channels"] for row in snn.calibration),
+    }
+
+
+def measure_floors() -> None:
+    """Every network, code and floor, into docs/calibration_floor.json; what is there already stays."""
+    results = json.loads(FLOOR_RESULTS.read_text()) if FLOOR_RESULTS.exists() else {}
+    for title, ann, calibrated, judged in floor_networks():
+        for encoding, timesteps in FLOOR_RUNS:
+            key = f"{title}; {encoding}, {timesteps}"
+            if key not in results:
+                results[key] = [
+                    measure_floor(ann, calibrated, judged, encoding, timesteps, floor) for floor in FLOORS
+                ]
+                FLOOR_RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+                print(key, flush=True)
+
+
+def floor_table(results: dict) -> list[str]:
+    """The section on nearly dead channels."""
+    text = ["", "## Nearly dead channels", "", FLOOR_WHY, ""]
+    text += ["| network; code, T or N | " + " | ".join(f"{floor:g}" for floor in FLOORS) + " | silent |"]
+    text += ["| --- " * (len(FLOORS) + 2) + "|"]
+    for key, rows in results.items():
+        cells = [
+            f"{100 * row['same_class']:.2f}, {row['error']:.4f}, {row['largest_weight']:.3g}, {row['raised']}"
+            for row in rows
+        ]
+        text.append(f"| {key} | " + " | ".join(cells) + f" | {rows[0]['silent']} |")
+    return text
+
+
+FLOOR_WHY = """Made by `python benchmarks/calibration.py --floor`, from docs/calibration_floor.json. Per channel, a channel
+that is nearly dead on the calibration images gets a tiny λ, by which its weights are divided: after two epochs a
+LeNet-5 has weights of some hundred where its median is 0.01. So no λ is smaller than a share of the mean over the
+layer's channels that are not silent. Over each share: % of images of the ANN's class, error of the output relative to
+the ANN's, the largest weight, and how many channels were raised; scales and images are of the training set, λ is the
+code's own default. **A tenth**, the default, leaves class and error as they are, brings the largest weight down to 4,
+and no channel of the deep networks is that far below the others. From 0.3 on errors grow."""
 
 
 def read_results() -> list[dict]:
@@ -101,16 +182,29 @@ def page(results: list[dict]) -> str:
                 for column, loss in zip(COLUMNS, losses, strict=True)
             ]
             text.append(f"| {title} | " + " | ".join(cells) + " |")
+    if FLOOR_RESULTS.exists():
+        text += floor_table(json.loads(FLOOR_RESULTS.read_text()))
     return "\n".join(text) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--floor", action="store_true", help="measure floors for nearly dead channels, nothing else")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
     args = parser.parse_args()
+    if args.floor:
+        measure_floors()
+    elif not args.page:
+        measure_defaults(args.datasets)
+    PAGE.write_text(page(read_results()), encoding="utf-8")
+
+
+def measure_defaults(datasets) -> None:
+    """Every network, code and way to choose λ on these data sets, into docs/calibration.jsonl."""
     key = ("dataset", "network", "encoding", "normalisation", "per_channel")
     done = {tuple(row[name] for name in key) for row in read_results()}
-    for dataset in args.datasets:
+    for dataset in datasets:
         data = load_dataset(dataset)
         for network in NETWORKS:
             for encoding in RUNS:
@@ -124,7 +218,6 @@ def main() -> None:
                         file.write(json.dumps(row) + "\n")
                     print(*setting.values(), f"{row['loss']:.2f}", flush=True)
                 keras.backend.clear_session()
-    PAGE.write_text(page(read_results()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
     python benchmarks/speed.py            # what is missing in docs/performance.json, then the page
     python benchmarks/speed.py --again    # everything anew
     python benchmarks/speed.py --page     # only the page, from what there is
+    python benchmarks/speed.py --parts conversion_before --again    # version 0.1, checked out beside this folder:
+                                                                    # git worktree add ../v0.1 294fd50
 
 Speed is a ratio to the ANN's own forward pass (`tf.function` of the ANN, jit off) on the same images, batch and core,
 in CPU seconds of one process that is pinned to one core with one thread; runs interleaved, medians. Memory is the peak
@@ -273,6 +275,48 @@ def measure_full_size(encoding: str) -> dict:
     return {"encoding": encoding, "conversion": conversion, "run": time.perf_counter() - start, "mib": peak()}
 
 
+def network_to_convert(name: str):
+    """(ANN with random weights, images) of a network that asks for memory."""
+    import keras
+    import numpy as np
+    from keras import layers as kl
+
+    def conv(filters):
+        return kl.Conv2D(filters, 3, padding="same", activation="relu")
+
+    keras.utils.set_random_seed(0)
+    wide = [keras.Input((100,)), kl.Dense(16384, "relu"), kl.Dense(10)]
+    convolutions = [keras.Input((224, 224, 3)), conv(32), kl.MaxPooling2D(), conv(64), kl.MaxPooling2D(), conv(128)]
+    build, number = {
+        "Dense(16384)": (lambda: keras.Sequential(wide), 1000),
+        "3 convolutions, 224 × 224": (
+            lambda: keras.Sequential([*convolutions, kl.GlobalAveragePooling2D(), kl.Dense(10)]),
+            64,
+        ),
+        "VGG-16, 224 × 224": (lambda: keras.applications.VGG16(weights=None), 16),
+    }[name]
+    ann = build()
+    return ann, np.random.default_rng(0).random((number, *ann.input_shape[1:]), np.float32)
+
+
+CONVERTED = ("Dense(16384)", "3 convolutions, 224 × 224", "VGG-16, 224 × 224")
+
+
+def measure_conversion(name: str, work: str, checkout: str = str(ROOT)) -> dict:
+    """CPU seconds and peak MiB of `ann.predict` of some images, or of a conversion that they calibrate."""
+    sys.path.insert(0, checkout)
+    from conversion import convert_ann_to_snn
+
+    ann, images = network_to_convert(name)
+    start = time.process_time()
+    if work == "predict":
+        ann.predict(images, verbose=0)
+    else:
+        convert_ann_to_snn(ann, images, "ttfs_exact", 32)
+    found = {"network": name, "images": len(images), "work": work}
+    return {**found, "seconds": time.process_time() - start, "mib": peak()}
+
+
 def measure_start() -> dict:
     """Seconds until the first batch of LeNet-5 is simulated, from an empty process."""
     start = time.perf_counter()
@@ -328,6 +372,8 @@ MEASURES = {
     "depth": measure_depth,
     "images": measure_images,
     "full_size": measure_full_size,
+    "conversion": measure_conversion,
+    "conversion_before": measure_conversion,
     "start": measure_start,
     "cores": measure_cores,
     "job": measure_job,
@@ -342,10 +388,15 @@ PARTS = {
     "depth": [(str(depth),) for depth in (2, 4, 8, 16, 32)],
     "images": [(str(number),) for number in (100, 1000, 10000, 50000)],
     "full_size": [(encoding,) for encoding in ENCODINGS],
+    "conversion": [(name, work) for name in CONVERTED for work in ("predict", "convert")],
+    "conversion_before": [(name, "convert", str(ROOT.parent / "v0.1")) for name in CONVERTED],
     "start": [()],
     "cores": [("1",), ("2",)],
     "job": [()],
 }
+
+
+DEFAULT_PARTS = [part for part in PARTS if part != "conversion_before"]  # which needs another checkout
 
 
 def in_fresh_process(part: str, *arguments: str):
@@ -362,7 +413,7 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="measure everything anew")
     parser.add_argument("--page", action="store_true", help="measure nothing")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=DEFAULT_PARTS, metavar="PART")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.measure:

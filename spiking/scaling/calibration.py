@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 METHODS = ("percentile", "max", "mse")
 # Per channel no λ is smaller than this share of the mean over the layer's channels. Measured: docs/CALIBRATION.md.
-FLOOR = 0.01
+FLOOR = 0.1
 
 
 @dataclass
@@ -158,8 +158,8 @@ def measure(
         levels: number of levels above 0 that a spike train can express.
 
     Returns:
-        The scales. A channel that stays silent gets the mean of the others, or 1; one that is nearly dead, a hundredth
-        of that mean (`FLOOR`), because its weights are divided by λ.
+        The scales. A channel that stays silent gets the mean of the others, or 1; one that is nearly dead, a tenth of
+        that mean (`FLOOR`), because its weights are divided by λ.
 
     Raises:
         ValueError: an argument is out of range, or a layer gives NaN or infinity.

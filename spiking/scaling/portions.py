@@ -6,7 +6,7 @@ import numpy as np
 
 from spiking.folding.reader import FoldedNetwork
 
-# For the float32 activations of all layers of one portion. Larger portions were no faster; see docs/PERFORMANCE.md.
+# For the float32 activations of all layers of one portion. Larger portions are no faster: docs/PERFORMANCE.md.
 BYTES = 2**27
 
 

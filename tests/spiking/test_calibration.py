@@ -284,14 +284,14 @@ def channels_of_size(*sizes):
 
 
 def test_nearly_dead_channels_get_the_floor():
-    """Channels with the largest activations 2, 4, 1e-6 and 0: the mean of those heard is 2, its hundredth 0.02."""
+    """Channels with the largest activations 2, 4, 1e-6 and 0: the mean of those heard is 2, its tenth 0.2."""
     ann = channels_of_size(2.0, 4.0, 1e-6, -1.0)
     calibration = calibrate(ann, np.linspace(0, 1, 101, dtype="f")[:, None], "max", per_channel=True)
     (layer,) = calibration.layers.values()
     mean = (2 + 4 + 1e-6) / 3
-    np.testing.assert_allclose(layer.scale, [2, 4, 0.01 * mean, mean], rtol=1e-6)
+    np.testing.assert_allclose(layer.scale, [2, 4, 0.1 * mean, mean], rtol=1e-6)
     assert (layer.raised, layer.silent) == (1, 1) and calibration.rows()[0]["raised_channels"] == 1
-    assert "λ at least 0.01 of the layer's mean" in str(calibration) and str(calibration).endswith("     1      1")
+    assert "λ at least 0.1 of the layer's mean" in str(calibration) and str(calibration).endswith("     1      1")
 
 
 def test_the_floor_bounds_the_weights():
@@ -299,12 +299,12 @@ def test_the_floor_bounds_the_weights():
     x = np.linspace(0, 1, 101, dtype="f")[:, None]
     snn = convert_ann_to_snn(channels_of_size(1.0, 1.0, 1e-6), x, "ttfs_exact", 16)
     assert max(np.abs(weight).max() for weight in snn.layers[1].get_weights()) < 1.1
-    assert min(snn.scales[0]) == pytest.approx(2 / 3 / 100, rel=0.1)
+    assert min(snn.scales[0]) == pytest.approx(2 / 3 / 10, rel=0.1)
 
 
 def test_channels_of_different_but_usual_size_keep_their_own_scale():
-    calibration = calibrate(channels_of_size(1.0, 0.05), np.ones((2, 1), "f"), "max", per_channel=True)
-    np.testing.assert_allclose(calibration.layers[list(calibration.layers)[0]].scale, [1, 0.05], rtol=1e-6)
+    calibration = calibrate(channels_of_size(1.0, 0.2), np.ones((2, 1), "f"), "max", per_channel=True)
+    np.testing.assert_allclose(calibration.layers[list(calibration.layers)[0]].scale, [1, 0.2], rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
