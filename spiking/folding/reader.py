@@ -1,373 +1,293 @@
-"""Folding: the ANN as stages, each a synapse with BatchNorm folded into it and what follows the synapse.
+"""Reading: the ANN's own graph is run on `Folded` values, which know what a tensor of the ANN is made of.
 
-`Reader` takes the ANN layer by layer; the converters of `conversion.py` call its methods. Nothing here knows of spikes:
-the folded network is the same function as the ANN.
+    graph = read(ann)
+
+Each ANN layer type or operation has one converter (`converters.py`), a function of `Folded` values, looked up by exact
+type. What has none is traced through its own `call`, or refused; everything that cannot be converted is listed at once.
 """
 
+import inspect
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras import layers as kl
+from keras.src.models import Functional, Sequential
 
-from spiking.cells import signed_max_pool
-from spiking.folding.chain import Chain
-from spiking.folding.linear import LINEAR, channel_vector, copy_layer
-from spiking.quantisation import quantised_relu
+from spiking.folding.folded import Folded, Reading, Refusal
+from spiking.folding.graph import FoldedGraph, Image
 
-# Hidden activations that neurons compute, each with its ceiling; and what only the read-out can apply.
-RECTIFIERS = {keras.activations.relu: None, keras.activations.relu6: 6.0}
-FINAL_ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
+logger = logging.getLogger(__name__)
 
-
-# Layers that may stand as the `activation=` argument of another.
-ACTIVATION_LAYERS = (kl.Activation, kl.ReLU, kl.Softmax)
-
-HIDDEN_REMEDY = (
-    "Spikes stand for the values of a ReLU: hidden activations must be relu or relu6, the last one softmax, sigmoid "
-    "or linear. Train the network with these."
-)
+# ANN layer type or operation -> its converter: `f(layer, x) -> x` for one value, `f(layer, [x, …]) -> x` for joins.
+CONVERTERS: dict[type, Callable] = {}
 
 
 class ConversionError(ValueError):
     """The ANN holds something that cannot be converted exactly."""
 
 
-@dataclass
-class Stage:
-    """One synapse and what follows it.
+def converts(*types: type) -> Callable:
+    """Registers `converter(layer, *values) -> value` for exactly these ANN layer types or operations."""
 
-    Attributes:
-        name: the ANN layer's name.
-        chain: the synapse and its bias.
-        output_shape: of what the stage gives, without the batch axis.
-        ceiling: neurons only: largest activation (ReLU's `max_value`), None for no limit.
-        clamp: neurons only: activations up to here are 0 (ReLU's `threshold`).
-        levels: neurons only: steps from 0 to the ceiling to which activations are rounded; None for no rounding.
-        pool, sign: max pooling only: the Keras layer, and +1 or −1 per channel (None: all +1).
-        activation: the read-out only: the ANN's last activation.
-    """
+    def register(converter):
+        CONVERTERS.update(dict.fromkeys(types, converter))
+        return converter
 
-    name: str
-    chain: Chain
-    output_shape: tuple[int, ...]
-    holds_neurons: bool = False
-    ceiling: float | None = None
-    clamp: float = 0.0
-    levels: int | None = None
-    pool: keras.layers.Layer | None = None
-    sign: np.ndarray | None = None
-    activation: Callable = keras.activations.linear
-
-    def rectify(self, x: tf.Tensor) -> tf.Tensor:
-        """The activation of the stage's neurons, shape as `x`."""
-        if self.levels:
-            return quantised_relu(x, tf.constant(self.ceiling, x.dtype), self.levels)
-        x = tf.nn.relu(x) if not self.clamp else tf.where(x > self.clamp, x, 0)
-        return x if self.ceiling is None else tf.minimum(x, tf.constant(self.ceiling, x.dtype))
+    return register
 
 
-@dataclass
-class FoldedNetwork:
-    """The ANN as stages, BatchNorm folded: the same function, before any spikes exist.
-
-    Attributes:
-        input_shape: of one image.
-        preprocessing: float64 copies of the ANN layers that act on the image ahead of the first synapse.
-        stages: in order; the last is the read-out.
-        report: rows for the conversion report.
-    """
-
-    input_shape: tuple[int, ...]
-    preprocessing: list
-    stages: list[Stage]
-    report: list[dict] = field(default_factory=list)
-    functions: dict = field(default_factory=dict, repr=False)
-
-    @property
-    def depth(self) -> int:
-        """Number of layers of neurons."""
-        return sum(stage.holds_neurons for stage in self.stages)
-
-    def image_copies(self, dtype: str) -> list:
-        """Built copies of the layers that act on the image."""
-        copied, shape = [], self.input_shape
-        for layer in self.preprocessing:
-            copied.append(copy_layer(layer, shape, dtype))
-            shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
-        return copied
-
-    def prepare(self, images) -> np.ndarray:
-        """The images as they are coded: behind the layers that act on the image."""
-        for layer in self.preprocessing:
-            images = layer(images)
-        return np.asarray(images)
-
-    def function(self, dtype: str = "float32", every_stage: bool = False) -> Callable:
-        """The folded network as a `tf.function` from images to scores, or to a list with what each stage gives."""
-        key = (dtype, every_stage)
-        if key not in self.functions:
-            forward = self.forward(dtype)
-            pick = slice(None) if every_stage else -1
-            self.functions[key] = tf.function(lambda images: forward(images)[pick], reduce_retracing=True)
-        return self.functions[key]
-
-    def forward(self, dtype: str = "float32", rectify: Callable | None = None) -> Callable:
-        """The folded network, uncompiled, as a function from images to a list with what each stage gives.
-
-        Args:
-            dtype: of computation and result.
-            rectify: `(index, stage, x) -> ` what the index-th stage that holds neurons makes of W∗x + b; by default
-                the ANN's activation.
-        """
-        before = self.image_copies(dtype)
-        synapses = [stage.chain.copies(dtype) for stage in self.stages]
-        biases = [tf.constant(stage.chain.bias, dtype) for stage in self.stages]
-        # A Keras layer casts its input to its own dtype: the ANN's pooling would round to that.
-        pools = [stage.pool and copy_layer(stage.pool, stage.chain.shape, dtype) for stage in self.stages]
-        rectify = rectify or (lambda index, stage, x: stage.rectify(x))
-
-        def run(images):
-            x, outputs, index = tf.cast(images, dtype), [], 0
-            for layer in before:
-                x = layer(x)
-            for stage, synapse, bias, pool in zip(self.stages, synapses, biases, pools, strict=True):
-                for layer in synapse:
-                    x = layer(x)
-                x = x + bias
-                if stage.holds_neurons:
-                    x, index = rectify(index, stage, x), index + 1
-                elif pool is not None:
-                    x = signed_max_pool(pool, x, stage.sign)
-                else:
-                    x = stage.activation(x)
-                outputs.append(x)
-            return outputs
-
-        return run
-
-
-@dataclass
-class Source:
-    """An ANN layer being read: the layer, its unique name, and its row in the conversion report."""
-
-    layer: keras.layers.Layer
-    name: str
-    result: str = ""
-
-    def refuse(self, what: str, remedy: str) -> ConversionError:
-        """The error that names the layer, says what cannot be converted and what to do about it."""
-        kind = type(self.layer).__name__
-        return ConversionError(f"Layer '{self.name}' ({kind}) cannot be converted: {what}. {remedy}")
-
-
-@dataclass
-class WaitingPool:
-    """A max pooling in front of its activation: pooling and ReLU commute, so the spikes are pooled instead."""
-
-    source: Source
-    input_shape: tuple[int, ...]
-    sign: np.ndarray
-
-
-class Reader:
-    """Takes the ANN layer by layer and builds the stages of the folded network. Converters call its methods.
+def read(ann) -> FoldedGraph:
+    """Reads an ANN and folds BatchNorm into its kernels, exactly.
 
     Args:
-        input_shape: of one image.
-        converters: ANN layer type -> `converter(layer, reader)`.
+        ann: a built Keras model of any kind: `keras.Sequential`, functional, a subclass whose `call` uses Keras layers
+            and operations; or what `read` returned, which comes back as it is.
+
+    Returns:
+        The folded network: the same function as a graph of nodes.
+
+    Raises:
+        ConversionError: layers, arguments or weights cannot be converted; names them all.
     """
+    if isinstance(ann, FoldedGraph):
+        return ann
+    _check_model(ann)
+    inputs, run = _entry(ann)
+    reading = Reading()
+    values = [_image(reading, spec) for spec in keras.tree.flatten(inputs)]
+    reader = Reader(reading)
+    outputs = reader.run(ann, run, values)
+    named = _outputs(reader, outputs)
+    if reading.refusals:
+        raise ConversionError(_refused(reading.refusals))
+    return FoldedGraph(reading.nodes, named, inputs, tuple(reading.report()), ann.name, ann)
 
-    def __init__(self, input_shape, converters: Mapping[type, Callable]):
-        self.converters = converters
-        self.network = FoldedNetwork(tuple(input_shape), [], [])
-        self.chain = Chain(input_shape)
-        self.sources: list[Source] = []
-        self.segment: list[Source] = []  # those since the last stage
-        self.waiting: list[WaitingPool] = []
-        self.final: tuple[Source, Callable] | None = None  # an activation that only the read-out can apply
-        self.image_layers = []  # (layer, input shape) of the layers so far, while all of them act on the image
 
-    def read(self, layer, name: str) -> None:
-        """Reads one layer of the ANN."""
-        source = Source(layer, name)
-        converter = self.converters.get(type(layer))
-        if converter is None:
-            supported = ", ".join(sorted(kind.__name__ for kind in self.converters))
-            raise source.refuse("no converter is registered for its type", f"Supported are: {supported}.")
-        if getattr(layer, "data_format", None) == "channels_first":
-            raise source.refuse("data_format='channels_first'", "Build the network with channels_last.")
-        for weight in getattr(layer, "weights", ()):
-            if not np.all(np.isfinite(np.asarray(weight))):
-                raise source.refuse(f"its weight '{weight.name}' holds NaN or infinity", "Train the network anew.")
-        self.sources.append(source)
-        self.segment.append(source)
-        converter(layer, self)
+def _image(reading: "Reading", spec) -> Folded:
+    return reading.image(Image(reading.unique(spec.name), tuple(spec.shape)[1:], (), spec.name))
 
-    @property
-    def source(self) -> Source:
-        """The layer being read."""
-        return self.sources[-1]
 
-    @property
-    def on_image(self) -> bool:
-        """Whether everything so far acts on the image itself: no stage yet, no kernel."""
-        return not self.network.stages and not self.waiting and not self.chain.weighted
+def _outputs(reader: "Reader", outputs):
+    """Names of the read-outs, in the structure of the ANN's output."""
+    known = {}
 
-    def linear(self, layer) -> None:
-        """A linear layer becomes part of the next synapse."""
-        self._nothing_final_before()
-        if self.waiting:
-            raise self._unrectified_pool()
-        if self.on_image:
-            self.image_layers.append((layer, self.chain.shape))
-        self.chain.append(layer)
-        self.source.result = "synapse of '{stage}'"
+    def name(value):
+        if id(value) not in known:
+            known[id(value)] = reader.reading.read_out(value)
+        return known[id(value)]
 
-    def average_pool(self, layer) -> None:
-        """Average pooling: part of the next synapse, or done to the image."""
-        if self.on_image:
-            self._act_on_image(layer)
-        else:
-            self.linear(layer)
+    return keras.tree.map_structure(name, outputs)
 
-    def affine(self, layer, scale, shift) -> None:
-        """A fixed scale and shift (BatchNorm, Rescaling) that broadcast to the values they act on."""
-        self._nothing_final_before()
-        self.source.result = "folded into '{stage}'"
-        if self.waiting:
-            shape = self.shape
-            scale, shift = (self._per_channel(np.broadcast_to(values, shape)) for values in (scale, shift))
-            for pool in self.waiting:
-                pool.sign = pool.sign * np.where(scale < 0, -1.0, 1.0)
-        elif self.on_image:
-            self.image_layers.append((layer, self.chain.shape))
-        self.chain.affine(*(np.broadcast_to(values, self.chain.shape).copy() for values in (scale, shift)))
 
-    def rectify(self, ceiling: float | None = None, clamp: float = 0.0, levels: int | None = None) -> None:
-        """A ReLU ends a synapse: here are neurons. Arguments as the attributes of `Stage`."""
-        self._nothing_final_before()
-        self.source.result = self.source.result or "threshold of '{stage}'"
-        waiting, self.waiting = self.waiting, []
-        shape = self.chain.shape
-        limits = {"ceiling": ceiling, "clamp": clamp, "levels": levels}
-        self._close(Stage(self._stage_name(), self.chain, shape, holds_neurons=True, **limits))
-        for pool in waiting:
-            self._pool_stage(pool.source, Chain(pool.input_shape), pool.sign)
+def _refused(refusals: list[Refusal]) -> str:
+    lines = list(dict.fromkeys(map(str, refusals)))
+    if len(lines) == 1:
+        return lines[0]
+    return "\n".join([f"{len(lines)} things cannot be converted:", *(f"- {line}" for line in lines)])
 
-    def max_pool(self, layer) -> None:
-        """Max pooling: of the image, of spikes, or waiting for the activation behind it."""
-        self._nothing_final_before()
-        if self.on_image:
-            self._act_on_image(layer)
-        elif self.waiting or self.chain.weighted:
-            shape = self.shape
-            self.waiting.append(WaitingPool(self.source, shape, np.ones(shape[-1])))
-        else:
-            pending, self.chain.pending = self.chain.pending, None
-            shift, self.chain.bias = self._per_channel(self.chain.bias), np.zeros(self.chain.shape)
-            scale = np.ones_like(shift) if pending is None else self._per_channel(pending)
-            self._pool_stage(self.source, self.chain, np.where(scale < 0, -1.0, 1.0))
-            self.chain.affine(*(np.broadcast_to(values, self.chain.shape).copy() for values in (scale, shift)))
 
-    def activation(self, activation) -> None:
-        """An activation: an argument of a layer, or held by an Activation layer."""
-        if isinstance(activation, keras.layers.Layer):  # Dense(activation=keras.layers.ReLU(max_value=6))
-            if type(activation) not in ACTIVATION_LAYERS:
-                raise self.source.refuse(f"activation={type(activation).__name__}", HIDDEN_REMEDY)
-            self.converters[type(activation)](activation, self)
-        elif activation in RECTIFIERS:
-            self.rectify(RECTIFIERS[activation])
-        elif activation in FINAL_ACTIVATIONS:
-            self._nothing_final_before()
-            self.final = (self.source, activation)
-            self.source.result = self.source.result or "activation of '{stage}'"
-        elif activation is not keras.activations.linear:
-            name = getattr(activation, "__name__", repr(activation))
-            raise self.source.refuse(f"activation='{name}'", HIDDEN_REMEDY)
-        else:
-            self.source.result = self.source.result or "dropped (identity)"
-
-    def drop(self) -> None:
-        """A layer that does nothing outside training."""
-        self.source.result = "dropped (active in training only)"
-
-    def finish(self) -> FoldedNetwork:
-        """The read-out: whatever is left becomes the last synapse."""
-        if self.waiting:
-            raise self._unrectified_pool()
-        _, activation = self.final or (None, keras.activations.linear)
-        self._close(Stage(self._stage_name(), self.chain, self.chain.shape, activation=activation))
-        self.network.report = [
-            {"layer": source.name, "type": type(source.layer).__name__, "result": source.result}
-            for source in self.sources
-        ]
-        return self.network
-
-    def _stage_name(self) -> str:
-        """The name of the ANN layer that holds the neurons: the last one with a kernel, else the activation's own."""
-        weighted = [each.name for each in self.segment if _is_weighted(each.layer)]
-        name = weighted[-1] if weighted else self.segment[-1].name if self.segment else "scores"
-        taken = {stage.name for stage in self.network.stages}
-        return name if name not in taken else f"{name}_scores"
-
-    def _close(self, stage: Stage) -> None:
-        stage.chain.settle()
-        role = "spiking layer" if stage.holds_neurons else "read-out"
-        for source in self.segment:
-            own = source.name == stage.name
-            source.result = f"{role} '{stage.name}'" if own else source.result.format(stage=stage.name)
-        self.segment = [pool.source for pool in self.waiting]
-        self.network.stages.append(stage)
-        self.chain = Chain(stage.output_shape)
-
-    def _pool_stage(self, source: Source, chain: Chain, sign: np.ndarray) -> None:
-        shape = tuple(source.layer.compute_output_shape((None, *chain.shape)))[1:]
-        upright = bool(np.all(sign > 0))
-        self._close(Stage(source.name, chain, shape, pool=source.layer, sign=None if upright else sign))
-        source.result = "max pooling of spikes" + ("" if upright else ", minimum where BatchNorm scales by < 0")
-
-    def _act_on_image(self, layer) -> None:
-        self._nothing_final_before()
-        for source in self.segment:
-            source.result = source.result if source.result.startswith("dropped") else "acts on the image"
-        self.source.result = "acts on the image"
-        self.segment = []
-        self.image_layers.append((layer, self.chain.shape))
-        self.network.preprocessing += [copy_layer(each, at, "float64") for each, at in self.image_layers]
-        self.image_layers = []
-        self.chain = Chain(tuple(layer.compute_output_shape((None, *self.chain.shape)))[1:])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of what the layers read so far give, behind the poolings that wait."""
-        shape = self.chain.shape
-        for pool in self.waiting:
-            shape = tuple(pool.source.layer.compute_output_shape((None, *shape)))[1:]
-        return shape
-
-    def _per_channel(self, values: np.ndarray) -> np.ndarray:
-        vector = channel_vector(np.asarray(values))
-        if vector is None:
-            raise self.source.refuse(
-                "a scale or shift that is not the same at all positions meets a max pooling",
-                "Move the normalisation or the padding behind the pooling.",
+def _check_model(ann) -> None:
+    """Refuses what is no built Keras 3 model of fixed input shape."""
+    if not isinstance(ann, keras.Model):
+        kind = type(ann)
+        if kind.__module__.split(".")[0] in ("tf_keras", "tensorflow"):
+            raise ConversionError(
+                f"The ANN must be a model of Keras 3. Received: {kind.__name__} of {kind.__module__.split('.')[0]}, "
+                "which is Keras 2. Save it with ann.save('ann.h5') and load it with keras.models.load_model, or build "
+                "the same layers with `keras` and copy the weights."
             )
-        return vector
-
-    def _nothing_final_before(self) -> None:
-        if self.final:
-            holder, activation = self.final
-            raise holder.refuse(f"activation='{activation.__name__}' in front of '{self.source.name}'", HIDDEN_REMEDY)
-
-    def _unrectified_pool(self) -> ConversionError:
-        return self.waiting[0].source.refuse(
-            "it pools values that no activation has made non-negative",
-            "Put a ReLU in front of the pooling or directly behind it.",
+        raise ConversionError(
+            "The ANN must be a Keras model: keras.Sequential, functional or a subclass of keras.Model. Received: ann "
+            f"of type {kind.__name__}"
+        )
+    if not ann.built or not ann.layers:
+        raise ConversionError("The ANN has no weights yet: give it an Input layer, or call or fit it once.")
+    if isinstance(ann, Functional | Sequential) and any(None in spec.shape[1:] for spec in ann.inputs):
+        shapes = [tuple(spec.shape) for spec in ann.inputs]
+        raise ConversionError(
+            f"The ANN must take images of one size. Received: input_shape={shapes[0] if len(shapes) == 1 else shapes}. "
+            "Build it with keras.Input of the images' size and copy the weights."
         )
 
 
-def _is_weighted(layer) -> bool:
-    return type(layer) in LINEAR and LINEAR[type(layer)].weighted
+def _entry(ann):
+    """The ANN's symbolic inputs in their structure, and how it is run."""
+    if isinstance(ann, Sequential):
+        return ann.inputs[0], _run_of(ann)
+    if isinstance(ann, Functional):
+        return (ann.inputs[0] if len(ann.inputs) == 1 and not isinstance(ann.input, dict) else ann.input), _run_of(ann)
+    shapes = getattr(ann, "_build_shapes_dict", None) or {}
+    shapes = list(shapes.values())
+    if len(shapes) != 1 or not _is_shape(shapes[0]):
+        raise ConversionError(
+            f"A subclass of keras.Model is traced with the shape of its input, and {type(ann).__name__} does not know "
+            "one shape. Wrap it: keras.Model(inputs := keras.Input(shape), ann(inputs))."
+        )
+    return keras.Input(tuple(shapes[0])[1:], name=f"{ann.name}_input"), _run_of(ann)
+
+
+def _is_shape(shape) -> bool:
+    return isinstance(shape, list | tuple) and len(shape) > 1 and all(isinstance(size, int) for size in shape[1:])
+
+
+def _has_own_call(layer) -> bool:
+    """Whether a Sequential or functional model does something else than Keras in its `call`."""
+    return type(layer).call not in (Sequential.call, Functional.call)
+
+
+def _run_of(layer) -> Callable | None:
+    """How values go through a model or a composite layer: `(reader, layer, args) -> values`."""
+    if isinstance(layer, Sequential) and not _has_own_call(layer):
+        return Reader.sequential
+    if isinstance(layer, Functional) and not _has_own_call(layer):
+        return Reader.functional
+    if isinstance(layer, keras.Model) or not type(layer).__module__.startswith("keras."):
+        return Reader.traced
+    return None
+
+
+class Reader:
+    """Runs the ANN's graph on `Folded` values.
+
+    Args:
+        reading: takes the nodes and the report's rows.
+    """
+
+    def __init__(self, reading: Reading):
+        self.reading = reading
+        self.path: tuple[str, ...] = ()  # names of the models around
+
+    def run(self, model, run: Callable, values):
+        """The values behind a model or composite layer."""
+        self.path, outside = (*self.path, model.name), self.path
+        try:
+            return run(self, model, values)
+        finally:
+            self.path = outside
+
+    def sequential(self, model, values):
+        """One layer after another."""
+        for layer in model.layers:
+            values = self.apply(layer, *values) if isinstance(values, list) else self.apply(layer, values)
+        return values
+
+    def functional(self, model, values):
+        """The model's own graph."""
+        return walk(model, keras.tree.flatten(values), self.apply, self.reading.shared)
+
+    def traced(self, model, values):
+        """What `call` does to symbolic inputs, walked as a functional model."""
+        flat = keras.tree.flatten(values)
+        symbols = [keras.Input(value.shape) for value in flat]
+        inputs = keras.tree.pack_sequence_as(values, symbols) if isinstance(values, list | dict) else symbols[0]
+        if isinstance(inputs, list) and len(inputs) == 1:
+            (inputs,) = inputs
+        training = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
+        try:
+            outputs = model.call(inputs, **training)
+        except Exception as error:
+            raise Refusal(
+                "its call cannot be traced on a symbolic input "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+                "Use Keras layers and keras.ops in it, without TensorFlow functions, or register a converter for it "
+                "(docs/EXTENDING.md).",
+            ) from error
+        return self.functional(keras.Model(symbols, outputs), flat)
+
+    def apply(self, layer, *arguments, **keywords):
+        """What a layer, an operation or a nested model makes of values: its converter, or what it consists of."""
+        reading = self.reading
+        values = [each for each in keras.tree.flatten((arguments, keywords)) if isinstance(each, Folded)]
+        if not values:  # constants alone, as of keras.ops.ones(…)
+            return layer(*arguments, **keywords)
+        converter = CONVERTERS.get(type(layer))
+        run = None if converter else _run_of(layer)
+        row = reading.row(layer, self.path, listed=run is None)
+        try:
+            self._refuse_quantised(layer)
+            if converter:
+                return converter(layer, *(_with_row(argument, row) for argument in arguments), **_plain(keywords))
+            if run:
+                return self.run(layer, run, arguments[0] if len(arguments) == 1 else list(arguments))
+            raise Refusal("no converter is registered for it", REMEDIES.get(type(layer).__name__, REMEDY))
+        except Refusal as refusal:
+            reading.refuse(refusal.of(row))
+            return self._stand_ins(layer, arguments, keywords, row)
+
+    def _refuse_quantised(self, layer) -> None:
+        mode = getattr(layer, "quantization_mode", None)
+        if mode:
+            raise Refusal(f"its weights are quantised ({mode})", "Convert the network before quantising it.")
+
+    def _stand_ins(self, layer, arguments, keywords, row):
+        """In place of what cannot be converted, so that the rest is read and all faults are listed: fresh neurons."""
+
+        def symbol(value):
+            return keras.KerasTensor((None, *value.shape)) if isinstance(value, Folded) else value
+
+        arguments, keywords = keras.tree.map_structure(symbol, (list(arguments), keywords))
+        try:
+            outputs = layer.compute_output_spec(*arguments, **keywords)
+        except Exception:
+            outputs = arguments[0]
+        return keras.tree.map_structure(lambda spec: self.reading.stand_in(row, tuple(spec.shape)[1:]), outputs)
+
+
+REMEDY = "Register a converter for it (docs/EXTENDING.md), or train the network without it."
+REMEDIES = {
+    "LayerNormalization": "Take BatchNormalization: its statistics are fixed, those of a layer's values are not.",
+    "GroupNormalization": "Take BatchNormalization: its statistics are fixed, those of a layer's values are not.",
+}
+
+
+def _plain(keywords: Mapping) -> dict:
+    """Keyword arguments without those that Keras' call machinery adds."""
+    return {key: value for key, value in keywords.items() if key not in ("training", "mask")}
+
+
+def _with_row(argument, row):
+    """The argument, with the row of the layer it goes through on the values in it."""
+
+    def add(value):
+        return value.through(row) if isinstance(value, Folded) else value
+
+    return keras.tree.map_structure(add, argument)
+
+
+def walk(model, inputs: list, apply: Callable, shared: Callable) -> Any:
+    """Runs a functional model's own graph with other operations on other values.
+
+    Args:
+        model: a functional model.
+        inputs: a value per input, flat.
+        apply: `(layer, *arguments, **keywords) -> ` value or structure of values, in place of calling the layer.
+        shared: `value -> value`, called for values that several listeners share.
+
+    Returns:
+        The values of the outputs, in the structure of the model's output.
+    """
+    values = {id(symbol): value for symbol, value in zip(model.inputs, inputs, strict=True)}
+    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+    nodes = [node for node in nodes if not node.is_input]
+    uses = Counter(id(symbol) for node in nodes for symbol in node.input_tensors)
+    uses.update(id(symbol) for symbol in model.outputs)
+    for node in nodes:
+        arguments, keywords = node.arguments.fill_in(values)
+        outputs = keras.tree.flatten(apply(node.operation, *arguments, **keywords))
+        for symbol, value in zip(node.outputs, outputs, strict=True):
+            values[id(symbol)] = shared(value) if uses[id(symbol)] > 1 else value
+    return keras.tree.map_structure(lambda symbol: values[id(symbol)], _structure(model))
+
+
+def _structure(model):
+    """The model's symbolic outputs in their structure."""
+    outputs = model.output
+    return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
+
+
+def is_finite(*arrays) -> bool:
+    """Whether there is neither NaN nor infinity among the numbers."""
+    return all(np.all(np.isfinite(array)) for array in arrays)

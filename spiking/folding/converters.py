@@ -1,0 +1,422 @@
+"""Converters: what each ANN layer type and each operation of Keras becomes. One function for a kind; see EXTENDING."""
+
+import keras
+import numpy as np
+from keras import layers as kl
+from keras.src.activations import activations as ka
+from keras.src.ops import nn as kn
+from keras.src.ops import numpy as knp
+
+from spiking.folding.activations import RECTIFIERS, Activation, known_activation
+from spiking.folding.folded import Folded, Refusal
+from spiking.folding.graph import Join
+from spiking.folding.interpolation import interpolation
+from spiking.folding.linear import Pick
+from spiking.folding.reader import CONVERTERS, converts
+from spiking.quantisation import QuantisedReLU
+
+# Layers that may stand as the `activation=` argument of another.
+ACTIVATION_LAYERS = (kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, QuantisedReLU)
+
+
+# --- Linear layers ---------------------------------------------------------------------------------------------------
+
+
+@converts(kl.InputLayer)
+def _input(layer, x):
+    x.row.template = "input"
+    return x
+
+
+@converts(
+    kl.Dense,
+    kl.Conv1D,
+    kl.Conv2D,
+    kl.Conv3D,
+    kl.Conv1DTranspose,
+    kl.Conv2DTranspose,
+    kl.Conv3DTranspose,
+    kl.DepthwiseConv1D,
+    kl.DepthwiseConv2D,
+    kl.SeparableConv1D,
+    kl.SeparableConv2D,
+)
+def _weighted(layer, x):
+    _channels_last(layer)
+    if not all(np.all(np.isfinite(np.asarray(weight.value))) for weight in layer.weights):
+        raise Refusal("it has weights that are NaN or infinite", "Train the network anew.")
+    return activated(layer.activation, x.linear(layer))
+
+
+@converts(
+    kl.Flatten,
+    kl.Reshape,
+    kl.Permute,
+    kl.RepeatVector,
+    kl.ZeroPadding1D,
+    kl.ZeroPadding2D,
+    kl.ZeroPadding3D,
+    kl.Cropping1D,
+    kl.Cropping2D,
+    kl.Cropping3D,
+    kl.UpSampling1D,
+    kl.UpSampling2D,
+    kl.UpSampling3D,
+)
+def _linear(layer, x):
+    _channels_last(layer)
+    if getattr(layer, "interpolation", "nearest") != "nearest":
+        return _resized(layer, x, tuple(layer.compute_output_shape((None, *x.shape)))[1:3])
+    if x.final and not isinstance(layer, kl.UpSampling1D):
+        return _behind_final(layer, x)
+    return x.linear(layer)
+
+
+def _behind_final(layer, x: Folded) -> Folded:
+    """Values that are only moved behind the last activation are moved in front of it, where they mean the same."""
+    row, activation = x.final
+    if activation in (keras.activations.softmax, keras.activations.log_softmax):
+        if tuple(layer.compute_output_shape((None, *x.shape)))[-1] != x.shape[-1]:
+            x._nothing_final()
+    moved = Folded.linear(Folded(**{**vars(x), "final": None}), layer)
+    return Folded(**{**vars(moved), "final": (row, activation)})
+
+
+@converts(kl.Resizing)
+def _resizing(layer, x):
+    if x.on_image:
+        return x.act_on_image(layer)
+    if layer.crop_to_aspect_ratio or getattr(layer, "antialias", False) or getattr(layer, "pad_to_aspect_ratio", False):
+        raise Refusal("it crops, pads or filters", "Do it to the image, or resize plainly.")
+    return _resized(layer, x, (layer.height, layer.width))
+
+
+def _resized(layer, x, size):
+    if layer.interpolation not in ("nearest", "bilinear"):
+        raise Refusal(f"interpolation={layer.interpolation!r}", "Take interpolation='nearest' or 'bilinear'.")
+    return x.linear(interpolation(layer.interpolation, x.shape, size))
+
+
+@converts(kl.CenterCrop)
+def _center_crop(layer, x):
+    if x.on_image:
+        return x.act_on_image(layer)
+    raise Refusal("it crops what is no image any more", "Take Cropping2D.")
+
+
+@converts(
+    kl.AveragePooling1D,
+    kl.AveragePooling2D,
+    kl.AveragePooling3D,
+    kl.GlobalAveragePooling1D,
+    kl.GlobalAveragePooling2D,
+    kl.GlobalAveragePooling3D,
+)
+def _average_pooling(layer, x):
+    _channels_last(layer)
+    return x.average_pool(layer)
+
+
+@converts(
+    kl.MaxPooling1D,
+    kl.MaxPooling2D,
+    kl.MaxPooling3D,
+    kl.GlobalMaxPooling1D,
+    kl.GlobalMaxPooling2D,
+    kl.GlobalMaxPooling3D,
+)
+def _max_pooling(layer, x):
+    _channels_last(layer)
+    return x.max_pool(layer)
+
+
+def _channels_last(layer) -> None:
+    if getattr(layer, "data_format", None) == "channels_first":
+        raise Refusal("data_format='channels_first'", "Take channels_last and copy the weights.")
+
+
+# --- Fixed scales and shifts -----------------------------------------------------------------------------------------
+
+
+@converts(kl.Rescaling)
+def _rescaling(layer, x):
+    return x.affine(np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64), layer)
+
+
+@converts(kl.Normalization)
+def _normalization(layer, x):
+    mean, variance = (np.asarray(values, np.float64)[0] for values in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    if layer.invert:
+        return x.affine(deviation, mean, layer)
+    return x.affine(1 / deviation, -mean / deviation, layer)
+
+
+@converts(kl.BatchNormalization)
+def _batch_normalization(layer, x):
+    axes = [layer.axis] if np.isscalar(layer.axis) else list(layer.axis)
+    mean, variance = (np.asarray(values.value, np.float64) for values in (layer.moving_mean, layer.moving_variance))
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is refused by `affine`
+        scale = 1 / np.sqrt(variance + layer.epsilon)
+        scale = scale * np.asarray(layer.gamma.value, np.float64) if layer.scale else scale
+        shift = -mean * scale
+    shift = shift + np.asarray(layer.beta.value, np.float64) if layer.center else shift
+    rank = len(x.shape) + 1
+    shape = [mean.size if axis in [each % rank for each in axes] else 1 for axis in range(1, rank)]
+    return x.affine(scale.reshape(shape), shift.reshape(shape), layer)
+
+
+# --- What does nothing outside training ------------------------------------------------------------------------------
+
+TRAINING_ONLY = (
+    kl.Dropout,
+    kl.SpatialDropout1D,
+    kl.SpatialDropout2D,
+    kl.SpatialDropout3D,
+    kl.AlphaDropout,
+    kl.GaussianDropout,
+    kl.GaussianNoise,
+    kl.ActivityRegularization,
+)
+# Augmentation: every Keras layer that draws at random and keeps the image's size. RandomCrop resizes when it predicts.
+AUGMENTATION = tuple(
+    kind
+    for name, kind in vars(kl).items()
+    if isinstance(kind, type)
+    and (name.startswith("Random") or name in ("AugMix", "AutoContrast", "CutMix", "MixUp", "RandAugment"))
+    and name not in ("RandomCrop", "AutoContrast")
+)
+
+
+@converts(*TRAINING_ONLY, *AUGMENTATION)
+def _training_only(layer, x):
+    return x.drop()
+
+
+@converts(kl.Identity)
+def _identity(layer, x):
+    return x.drop("identity")
+
+
+# --- Activations -----------------------------------------------------------------------------------------------------
+
+
+def activated(activation, x: Folded) -> Folded:
+    """The value behind an activation: an argument of a layer, or held by an Activation layer."""
+    if isinstance(activation, kl.Layer):  # Dense(activation=keras.layers.ReLU(max_value=6))
+        if type(activation) not in ACTIVATION_LAYERS:
+            raise Refusal(f"activation={type(activation).__name__}", "Take an activation of Keras.")
+        return CONVERTERS[type(activation)](activation, x)
+    activation = known_activation(activation)
+    if activation is keras.activations.linear:
+        x.row.template = x.row.template or "dropped (identity)"
+        return x
+    if activation in RECTIFIERS:
+        return x.neurons(RECTIFIERS[activation])
+    _savable(activation)
+    return x.activation(activation)
+
+
+def _savable(activation) -> None:
+    """Refuses functions that a saved network could not name."""
+    try:
+        known = keras.activations.get(keras.activations.serialize(activation))
+    except (ValueError, TypeError, AttributeError):
+        known = None
+    if known is not activation:
+        name = getattr(activation, "__name__", repr(activation))
+        raise Refusal(
+            f"activation={name}, a function that Keras cannot name",
+            "Register it with keras.saving.register_keras_serializable, or take an activation of Keras.",
+        )
+
+
+@converts(kl.Activation)
+def _activation(layer, x):
+    return activated(layer.activation, x)
+
+
+@converts(kl.ReLU, ka.ReLU)
+def _relu(layer, x):
+    if layer.negative_slope:
+        slope = float(layer.negative_slope)
+        raise Refusal(f"negative_slope={slope}", "Spikes stand for values ≥ 0: train with ReLU().")
+    if layer.threshold < 0:
+        raise Refusal(f"threshold={float(layer.threshold)}", "It must not be negative.")
+    ceiling = None if layer.max_value is None else float(layer.max_value)
+    if ceiling == 0:
+        raise Refusal("max_value=0, which makes every activation 0", "Take a positive max_value, or none.")
+    return x.neurons(Activation(ceiling, float(layer.threshold)))
+
+
+@converts(QuantisedReLU)
+def _quantised_relu(layer, x):
+    ceiling = float(layer.ceiling)
+    if ceiling <= 0:
+        raise Refusal(f"its trained ceiling is {ceiling:g}", "It must be positive: train anew.")
+    return x.neurons(Activation(ceiling, levels=layer.levels))
+
+
+@converts(kl.Softmax)
+def _softmax(layer, x):
+    if layer.axis not in (-1, len(x.shape)):
+        raise Refusal(f"axis={layer.axis}", "The read-out applies softmax over the last axis.")
+    return x.activation(keras.activations.softmax)
+
+
+@converts(kn.Softmax)
+def _softmax_operation(operation, x):
+    return _softmax(operation, x)
+
+
+@converts(kl.LeakyReLU, kl.ELU)
+def _activation_layer(layer, x):
+    x.row.template = "activation of '{node}'"
+    return x.activation(layer)
+
+
+# Operations that are an activation: operation type -> the function.
+ACTIVATION_OPERATIONS = {
+    kn.Relu: keras.activations.relu,
+    kn.Relu6: keras.activations.relu6,
+    kn.Sigmoid: keras.activations.sigmoid,
+    kn.Softplus: keras.activations.softplus,
+    kn.Softsign: keras.activations.softsign,
+    kn.Silu: keras.activations.silu,
+    kn.Selu: keras.activations.selu,
+    knp.Tanh: keras.activations.tanh,
+    knp.Exp: keras.activations.exponential,
+    kn.HardSigmoid: keras.activations.hard_sigmoid,
+    kn.HardSilu: keras.activations.hard_silu,
+}
+
+
+@converts(*ACTIVATION_OPERATIONS)
+def _activation_operation(operation, x):
+    return activated(ACTIVATION_OPERATIONS[type(operation)], x)
+
+
+@converts(knp.Maximum)
+def _maximum(operation, first, second):
+    x, constant = (first, second) if isinstance(first, Folded) else (second, first)
+    if isinstance(constant, Folded) or np.any(np.asarray(constant) != 0):
+        raise Refusal("a maximum of two values", "Only max(x, 0), a ReLU, can be converted.")
+    return activated(keras.activations.relu, x)
+
+
+# --- Joins -----------------------------------------------------------------------------------------------------------
+
+
+@converts(kl.Add)
+def _add(layer, values):
+    first, *others = values
+    return first.joined(others, Join())
+
+
+@converts(kl.Subtract)
+def _subtract(layer, values):
+    first, second = values
+    return first.joined([negative(second)], Join())
+
+
+@converts(kl.Average)
+def _average(layer, values):
+    first, *others = (value._ready().scaled(1 / len(values)) for value in values)
+    return first.joined(others, Join())
+
+
+@converts(kl.Concatenate, knp.Concatenate)
+def _concatenate(layer, values):
+    first, *others = values
+    return first.joined(others, Join(layer.axis % (len(first.shape) + 1)))
+
+
+def negative(value: Folded) -> Folded:
+    """−x."""
+    return value._ready().scaled(-1.0)
+
+
+@converts(knp.Add, knp.Subtract)
+def _sum(operation, first, second):
+    sign = -1.0 if isinstance(operation, knp.Subtract) else 1.0
+    if isinstance(first, Folded) and isinstance(second, Folded):
+        return first.joined([second if sign > 0 else negative(second)], Join())
+    if isinstance(first, Folded):
+        return first.affine(1.0, sign * constant(second))
+    return second.affine(sign, constant(first))
+
+
+@converts(knp.Multiply)
+def _product(operation, first, second):
+    if isinstance(first, Folded) and isinstance(second, Folded):
+        raise Refusal("a product of two values that the network computes", "Spikes add; take a sum, or leave it out.")
+    x, factor = (first, second) if isinstance(first, Folded) else (second, first)
+    return x.affine(constant(factor), 0.0)
+
+
+@converts(kl.Multiply)
+def _multiply_layer(layer, values):
+    raise Refusal("a product of two values that the network computes", "Spikes add; take a sum, or leave it out.")
+
+
+@converts(knp.TrueDivide, knp.Divide)
+def _quotient(operation, first, second):
+    if isinstance(second, Folded):
+        raise Refusal("a division by a value that the network computes", "Leave it out.")
+    return first.affine(1 / constant(second), 0.0)
+
+
+@converts(knp.Negative)
+def _negative(operation, x):
+    return x.affine(-1.0, 0.0)
+
+
+def constant(value) -> np.ndarray:
+    """A constant of an operation, without the batch axis."""
+    array = np.asarray(getattr(value, "value", value), np.float64)
+    return array[0] if array.ndim > 1 and array.shape[0] == 1 else array
+
+
+# --- Operations that move values -------------------------------------------------------------------------------------
+
+
+@converts(knp.Reshape)
+def _reshape(operation, x, *_):
+    return _linear(built(kl.Reshape(operation.newshape[1:]), x), x)
+
+
+@converts(knp.Transpose)
+def _transpose(operation, x):
+    axes = operation.axes
+    if not axes or axes[0] != 0:
+        raise Refusal(f"axes={axes}", "The batch axis must stay the first.")
+    return _linear(built(kl.Permute(tuple(axes[1:])), x), x)
+
+
+@converts(knp.GetItem)
+def _get_item(operation, x, key):
+    key = key if isinstance(key, tuple) else (key,)
+    rank = len(x.shape) + 1
+    if Ellipsis in key:
+        at = key.index(Ellipsis)
+        key = key[:at] + (slice(None),) * (rank - len(key) + 1) + key[at + 1 :]
+    key = key + (slice(None),) * (rank - len(key))
+    if key[0] != slice(None) or not all(isinstance(each, slice) for each in key):
+        raise Refusal(f"the index {key}", "Only slices of the axes behind the batch axis can be converted.")
+    return x.linear(built(Pick([(each.start, each.stop, each.step) for each in key[1:]]), x))
+
+
+@converts(knp.Mean)
+def _mean(operation, x):
+    axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
+    positions = list(range(1, len(x.shape)))
+    if None in axes or sorted(axis % (len(x.shape) + 1) for axis in axes) != positions or len(positions) > 3:
+        raise Refusal(f"a mean over axis={operation.axis}", "Only the mean over all positions can be converted.")
+    kind = (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D)[len(positions) - 1]
+    return x.average_pool(built(kind(keepdims=operation.keepdims), x))
+
+
+def built(layer, x: Folded):
+    """A layer of our own in place of an operation, built."""
+    layer.build((None, *x.shape))
+    return layer
