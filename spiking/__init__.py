@@ -5,7 +5,7 @@ Importing this package registers its layers with Keras, so that saved networks l
 
 from spiking.encoding import Encoding
 from spiking.network.layers import SpikingRNN
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 from spiking.registry import ENCODINGS, get_encoding
 
-__all__ = ["ENCODINGS", "Encoding", "SpikingRNN", "SpikingSequential", "get_encoding"]
+__all__ = ["ENCODINGS", "Encoding", "SpikingRNN", "SpikingModel", "get_encoding"]

@@ -78,6 +78,18 @@ def decay(tau: float) -> float:
     return math.exp(-1 / tau)
 
 
+class ClosedForm(NamedTuple):
+    """What neurons under a current that stays the same do, without stepping them.
+
+    Attributes:
+        holds: `cell -> ` whether neurons with more current are never behind in spikes, so that this tells all of them.
+        spikes: `(cell, current, state, timesteps) -> ` spike counts and first spike times (0: none) after these steps.
+    """
+
+    holds: Callable
+    spikes: Callable
+
+
 class SpikingCell(keras.layers.Layer):
     """Base of all cells: builds and applies the synapse, keeps the bias, unwraps the state.
 
@@ -95,8 +107,15 @@ class SpikingCell(keras.layers.Layer):
     state_size = -1
     # Rank of the neurons' array without the batch axis; None for any.
     neuron_rank: int | None = None
+    # What happens under a constant current; a subclass that steps otherwise drops it.
+    closed_form: ClosedForm | None = None
     # Whether what the cell emits are spikes of neurons of its own, 0 or 1; a relay may pass on graded values.
     holds_neurons = True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "step" in vars(cls) and "closed_form" not in vars(cls):
+            cls.closed_form = None
 
     def __init__(self, synapse=(), bias: str | None = "vector", **kwargs):
         # The state must not lose steps or spikes to reduced precision, whatever the global policy is.
@@ -163,16 +182,6 @@ class SpikingCell(keras.layers.Layer):
         """A state field, `value` in every neuron; `shape` for fields that are not one value a neuron."""
         shape = (batch_size, *(self.current_shape if shape is None else shape))
         return tf.broadcast_to(tf.cast(value, self.compute_dtype), shape)
-
-    @property
-    def regular(self) -> bool:
-        """Whether, under a current that stays the same, neurons with more current are never behind in spikes, and
-        `under_constant` tells their spikes at once."""
-        return False
-
-    def under_constant(self, current, state, timesteps: int):
-        """Spike counts and first spike times (0: none) of regular neurons after `timesteps` steps of one current."""
-        raise TypeError(f"{type(self).__name__} has no closed form.")
 
     def evidence(self, spikes: tf.Tensor, steps_left) -> tf.Tensor | None:
         """What a read-out needs to know of spikes whose effect lasts for `steps_left` steps, their own included.

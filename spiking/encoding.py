@@ -1,82 +1,134 @@
 """What one temporal code consists of. A code is data: conversion and simulation read it and compare no names."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+import abc
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from spiking.cells import SpikingCell
 from spiking.checks import check_threshold, check_timesteps
 
-Settings = Mapping[str, Any]
-
-
-def no_remarks(settings: Settings, depth: int) -> list[str]:
-    """For codes with nothing to warn of."""
-    return []
-
 
 @dataclass(frozen=True)
-class Encoding:
-    """One temporal code: its cells, its input, its units and its way to simulate.
+class Encoding(abc.ABC):
+    """One temporal code with its settings. Subclasses are frozen dataclasses; their fields are the settings.
 
-    Attributes:
+    Class attributes:
         name: what users write.
         summary: one line for tables and help texts.
-        timesteps: default number of time steps.
-        threshold: default firing threshold θ.
-        options: further settings this code understands, with their defaults.
-        signed_input: `(settings) -> ` whether images may hold negative values.
-        neuron, neuron_conv2d, max_pool, integrator: the cells.
-        input_layer: `(settings, depth, preprocessing, input_maximum) -> SpikingInput`.
-        neuron_options: `(settings, index) -> ` keyword arguments of the cell of the index-th layer of neurons.
-        integrator_options: `(settings, depth) -> ` keyword arguments of the integrator behind `depth` layers.
-        spike_value: `(settings) -> ` what one spike stands for at the receiver, in units of the sender's λ.
-        input_value: `(settings, input_maximum) -> ` the same for a coded input of 1, in units of the image.
-        activity: `(spike_counts, first_spike_times, settings) -> ` the activity in units of λ, same shape.
-        simulate: `(layers, images, record, training) -> Simulation`, see `simulation.py`.
-        normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `calibration.py`).
+        neuron, neuron_conv2d, max_pool, integrator: the cells; `relay`: the layer that joins.
+        tells_by: what of a spike train tells the activity: the "count" of its spikes, the "time" of its first (and
+            only) spike, or the "pattern" of all.
+        normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `spiking.scaling.calibration`).
         per_channel: whether λ is chosen per channel by default, or per layer.
-        rounding_levels: `(settings) -> ` N if the activity of a neuron with potential z (in units of full activity) is
-            clip(⌊zN + ½⌋, 0, N)/N, exactly or on average; None if it is something else.
-        clamp_options: `(clamp) -> ` keyword arguments of neurons that stay silent up to an activation (ReLU's
-            `threshold`), in units of λ, one value per channel; None for codes that cannot.
-        needs_clamp: whether the ANN should have been trained with such a ReLU.
-        hidden_activation: `(beta) -> ` the activation to train the ANN's hidden layers with, as Keras takes it.
-        remarks: `(settings, depth) -> ` warnings about settings that will not work at this depth.
+        needs_clamp: whether the ANN should have been trained with the clamped ReLU.
+
+    Attributes:
+        timesteps: number of time steps; for codes with windows, of one window.
+        threshold: firing threshold θ.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
-    name: str
-    summary: str
     timesteps: int
     threshold: float
-    neuron: type[SpikingCell]
-    neuron_conv2d: type[SpikingCell]
-    max_pool: type[SpikingCell]
-    integrator: type[SpikingCell]
-    input_layer: Callable
-    neuron_options: Callable[[Settings, int], dict]
-    integrator_options: Callable[[Settings, int], dict]
-    activity: Callable
-    simulate: Callable
-    spike_value: Callable[[Settings], float] = lambda settings: 1.0
-    input_value: Callable[[Settings, float], float] = lambda settings, input_maximum: 1.0
-    signed_input: Callable[[Settings], bool] = lambda settings: True
-    normalisation: str = "percentile"
-    per_channel: bool = False
-    rounding_levels: Callable[[Settings], int | None] = lambda settings: None
-    clamp_options: Callable | None = None
-    needs_clamp: bool = False
-    hidden_activation: Callable[[float], Any] = lambda beta: "relu"
-    remarks: Callable[[Settings, int], list[str]] = no_remarks
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
-    def settings(self, timesteps: int | None = None, threshold: float | None = None, **options) -> dict[str, Any]:
-        """All settings of a conversion, checked and completed with this code's defaults.
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    neuron: ClassVar[type[SpikingCell]]
+    neuron_conv2d: ClassVar[type[SpikingCell]]
+    max_pool: ClassVar[type[SpikingCell]]
+    integrator: ClassVar[type[SpikingCell]]
+    relay: ClassVar[type]
+    tells_by: ClassVar[str]
+    normalisation: ClassVar[str] = "percentile"
+    per_channel: ClassVar[bool] = False
+    needs_clamp: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        # The cells and the input layer check their own arguments: make one of each, before any work is done.
+        self.input_layer(self.timesteps)
+        self.neuron(**self.neurons(1))
+        self.integrator(**self.read_out(1))
+
+    @abc.abstractmethod
+    def neurons(self, window: int) -> dict[str, Any]:
+        """Keyword arguments of the cell of a layer of neurons; `window` counts the layers of neurons before it, + 1."""
+
+    @abc.abstractmethod
+    def read_out(self, window: int) -> dict[str, Any]:
+        """Keyword arguments of an integrator that listens to neurons of that window and earlier ones."""
+
+    @abc.abstractmethod
+    def input_layer(self, timesteps: int, preprocessing=(), maximum: float = 1.0, **keywords):
+        """The layer that spreads an image over time.
 
         Args:
-            timesteps: number of time steps; `None` for the code's own.
-            threshold: firing threshold; `None` for the code's own.
+            timesteps: of the whole simulation.
+            preprocessing: Keras layers that act on the image.
+            maximum: the largest |input|.
+            **keywords: of the Keras layer.
+        """
+
+    @abc.abstractmethod
+    def activity(self, counts, times):
+        """The activity in units of λ from spike counts and first spike times (0: none), arrays of one shape."""
+
+    @abc.abstractmethod
+    def simulate(self, plan, images, record=(), training: bool = False):
+        """Runs a network; see `spiking.network.clock.simulate`."""
+
+    def total_timesteps(self, depth: int) -> int:
+        """Time steps of a simulation through `depth` layers of neurons."""
+        return self.timesteps
+
+    @property
+    def spike_value(self) -> float:
+        """What one spike stands for at the receiver, in units of the sender's λ."""
+        return 1.0
+
+    def input_value(self, maximum: float) -> float:
+        """What a coded input of 1 stands for, in units of the image; `maximum`: the largest |input|."""
+        return 1.0
+
+    @property
+    def signed_input(self) -> bool:
+        """Whether images may hold negative values: they enter as a current, not as spikes."""
+        return True
+
+    @property
+    def rounding_levels(self) -> int | None:
+        """N if the activity of a neuron with potential z, in units of full activity, is clip(⌊zN + ½⌋, 0, N)/N, exactly
+        or on average; None if it is something else."""
+        return None
+
+    def clamp(self, values: list[float]) -> dict[str, Any] | None:
+        """Keyword arguments of neurons that stay silent up to an activation (ReLU's `threshold`), one value per channel
+        in units of λ; None for codes that cannot."""
+        return None
+
+    def hidden_activation(self, beta: float):
+        """The activation to train the ANN's hidden layers with, as Keras takes it."""
+        return "relu"
+
+    def remarks(self, depth: int) -> list[str]:
+        """Warnings about settings that will not work at this depth."""
+        return []
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The settings beside time steps and threshold, by name."""
+        return {key: value for key, value in self.get_config().items() if key not in ("timesteps", "threshold")}
+
+    def configured(self, timesteps: int | None = None, threshold: float | None = None, **options) -> "Encoding":
+        """The code with other settings.
+
+        Args:
+            timesteps, threshold: `None` leaves them as they are.
             **options: any of `self.options`.
 
         Raises:
@@ -89,14 +141,14 @@ class Encoding:
                 f"Received: {', '.join(f'{key}={options[key]!r}' for key in unknown)}. Leave these out, or take "
                 "another encoding."
             )
-        settings = {
-            "timesteps": check_timesteps(self.timesteps if timesteps is None else timesteps),
-            "threshold": check_threshold(self.threshold if threshold is None else threshold),
-            **self.options,
-            **options,
-        }
-        # The cells and the input layer check their own arguments: make one of each, before any work is done.
-        self.input_layer(settings, 1, [], 1.0)
-        self.neuron(**self.neuron_options(settings, 0))
-        self.integrator(**self.integrator_options(settings, 1))
-        return settings
+        given = {"timesteps": timesteps, "threshold": threshold}
+        return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None}, **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """All settings, as Keras saves them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config) -> "Encoding":
+        """The code with these settings."""
+        return cls(**config)

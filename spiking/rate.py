@@ -5,16 +5,18 @@ networks for image classification, eqs. 2 to 5.
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, decay, spike
+from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, decay, spike
 from spiking.checks import check_choice, check_threshold, check_whole
 from spiking.encoding import Encoding
-from spiking.network.clock import simulate_clock
+from spiking.network.clock import simulate
 from spiking.network.inputs import ConstantCurrent, PoissonSpikes
+from spiking.network.layers import Relay
 
 RESETS = ("subtract", "zero")
 INPUT_CODINGS = ("current", "poisson")
@@ -31,6 +33,14 @@ class IntegratorState(NamedTuple):
 
     potential: tf.Tensor
     time: tf.Tensor
+
+
+def counts_and_times(cell, current, state, timesteps):
+    """count = clip(⌊(zT + V(0))/θ⌋, 0, T), first spike at ⌈(θ − V(0))/z⌉ under a constant current z."""
+    counts = tf.floor((current * timesteps + state.potential) / cell.threshold)
+    counts = tf.clip_by_value(counts, 0.0, float(timesteps))
+    times = tf.math.ceil((cell.threshold - state.potential) / current)
+    return counts, tf.where(counts > 0, tf.clip_by_value(times, 1.0, float(timesteps)), 0)
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
@@ -50,6 +60,7 @@ class LifNeuronCell(SpikingCell):
     """
 
     State = NeuronState
+    closed_form = ClosedForm(lambda cell: cell.alpha == 1 and cell.reset == "subtract", counts_and_times)
 
     def __init__(self, synapse=(), threshold=1.0, tau=float("inf"), reset="subtract", initial_potential=0.0, **kwargs):
         super().__init__(synapse, **kwargs)
@@ -76,17 +87,6 @@ class LifNeuronCell(SpikingCell):
         else:
             potential *= 1 - spikes
         return spikes, NeuronState(potential)
-
-    @property
-    def regular(self):
-        return self.alpha == 1 and self.reset == "subtract"
-
-    def under_constant(self, current, state, timesteps):
-        # count = clip(⌊(zT + V(0))/θ⌋, 0, T), first spike at ⌈(θ − V(0))/z⌉
-        counts = tf.floor((current * timesteps + state.potential) / self.threshold)
-        counts = tf.clip_by_value(counts, 0.0, float(timesteps))
-        times = tf.math.ceil((self.threshold - state.potential) / current)
-        return counts, tf.where(counts > 0, tf.clip_by_value(times, 1.0, float(timesteps)), 0)
 
     def get_config(self):
         own = {key: getattr(self, key) for key in ("threshold", "tau", "reset", "initial_potential")}
@@ -145,28 +145,6 @@ class IntegratorNeuronCell(SpikingCell):
         return {**super().get_config(), "activation": activation, "readout_delay": self.readout_delay}
 
 
-def input_layer(settings, depth, preprocessing, input_maximum):
-    common = {"timesteps": settings["timesteps"], "preprocessing": preprocessing, "name": "input_spikes"}
-    if check_choice("input_coding", settings["input_coding"], INPUT_CODINGS) == "poisson":
-        return PoissonSpikes(max_rate=settings["max_rate"], scale=input_maximum, seed=settings["seed"], **common)
-    return ConstantCurrent(**common)
-
-
-def readout_options(settings, depth):
-    delay, timesteps = settings["readout_delay"], settings["timesteps"]
-    if not check_whole("readout_delay", delay) < timesteps:
-        raise ValueError(
-            "readout_delay is the number of first steps that the read-out ignores and must lie in [0, timesteps). "
-            f"Received: readout_delay={delay} with timesteps={timesteps}"
-        )
-    return {"readout_delay": delay}
-
-
-def rounding_levels(settings):
-    rounds = settings["initial_potential"] == 0.5 and settings["reset"] == "subtract" and settings["tau"] == math.inf
-    return settings["timesteps"] if rounds else None
-
-
 def low_latency(timesteps: int) -> dict:
     """Settings for few time steps, for `convert_ann_to_snn(ann, images, "rate", timesteps, **low_latency(timesteps))`.
 
@@ -177,36 +155,73 @@ def low_latency(timesteps: int) -> dict:
     return {"initial_potential": 0.5, "readout_delay": timesteps // 2}
 
 
-ENCODING = Encoding(
-    name="rate",
-    summary="spike counts; accurate at any depth, many spikes",
-    timesteps=100,
-    threshold=1.0,
-    options={
-        "tau": float("inf"),
-        "reset": "subtract",
-        "initial_potential": 0.0,
-        "readout_delay": 0,
-        "input_coding": "current",
-        "max_rate": 1.0,
-        "seed": 0,
-    },
-    neuron=LifNeuronCell,
-    neuron_conv2d=LifNeuronCellConv2D,
-    max_pool=LifNeuronCellMaxPool2D,
-    integrator=IntegratorNeuronCell,
-    input_layer=input_layer,
-    neuron_options=lambda settings, index: {
-        key: settings[key] for key in ("threshold", "tau", "reset", "initial_potential")
-    },
-    integrator_options=readout_options,
-    per_channel=True,  # 8.0 against 8.9 points lost by a VGG-16 at T = 64, 4.9 against 6.6 by another net: docs/DEEP.md
-    rounding_levels=rounding_levels,
-    spike_value=lambda settings: settings["threshold"],
-    input_value=lambda settings, input_maximum: (
-        input_maximum / settings["max_rate"] if settings["input_coding"] == "poisson" else 1.0
-    ),
-    signed_input=lambda settings: settings["input_coding"] == "current",
-    activity=lambda counts, times, settings: counts * (settings["threshold"] / settings["timesteps"]),
-    simulate=simulate_clock,
-)
+@keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
+@dataclass(frozen=True)
+class Rate(Encoding):
+    """Spike counts. Settings beside time steps and threshold: as of the cells and input layers of this module."""
+
+    timesteps: int = 100
+    threshold: float = 1.0
+    tau: float = math.inf
+    reset: str = "subtract"
+    initial_potential: float = 0.0
+    readout_delay: int = 0
+    input_coding: str = "current"
+    max_rate: float = 1.0
+    seed: int = 0
+
+    name = "rate"
+    summary = "spike counts; accurate at any depth, many spikes"
+    neuron = LifNeuronCell
+    neuron_conv2d = LifNeuronCellConv2D
+    max_pool = LifNeuronCellMaxPool2D
+    integrator = IntegratorNeuronCell
+    relay = Relay
+    tells_by = "count"
+    per_channel = True  # 8.0 against 8.9 points lost by a VGG-16 at T = 64, 4.9 against 6.6 by another: docs/DEEP.md
+
+    def __post_init__(self):
+        check_choice("input_coding", self.input_coding, INPUT_CODINGS)
+        super().__post_init__()
+        if self.readout_delay >= self.timesteps:
+            raise ValueError(
+                "readout_delay is the number of first steps that the read-out ignores and must lie in [0, timesteps). "
+                f"Received: readout_delay={self.readout_delay} with timesteps={self.timesteps}"
+            )
+
+    def neurons(self, window):
+        return {key: getattr(self, key) for key in ("threshold", "tau", "reset", "initial_potential")}
+
+    def read_out(self, window):
+        return {"readout_delay": self.readout_delay}
+
+    def input_layer(self, timesteps, preprocessing=(), maximum=1.0, **keywords):
+        if self.signed_input:
+            return ConstantCurrent(timesteps, preprocessing, **keywords)
+        own = {"max_rate": self.max_rate, "scale": maximum, "seed": self.seed}
+        return PoissonSpikes(timesteps, preprocessing, **own, **keywords)
+
+    @property
+    def rounding_levels(self):
+        rounds = self.initial_potential == 0.5 and self.reset == "subtract" and self.tau == math.inf
+        return self.timesteps if rounds else None
+
+    @property
+    def spike_value(self):
+        return self.threshold
+
+    def input_value(self, maximum):
+        return 1.0 if self.signed_input else maximum / self.max_rate
+
+    @property
+    def signed_input(self):
+        return self.input_coding == "current"
+
+    def activity(self, counts, times):
+        return counts * (self.threshold / self.timesteps)
+
+    def simulate(self, plan, images, record=(), training=False):
+        return simulate(plan, images, record, training)
+
+
+ENCODING = Rate()

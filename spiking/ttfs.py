@@ -3,16 +3,19 @@
 Rueckauer & Liu (2018), Conversion of analog to spiking neural networks using sparse temporal coding, the base method.
 """
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, decay, spike
+from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, decay, spike
 from spiking.checks import check_threshold
 from spiking.encoding import Encoding
-from spiking.network.clock import simulate_clock
+from spiking.network.clock import simulate
 from spiking.network.inputs import SingleEvent
+from spiking.network.layers import Relay
 
 
 class NeuronState(NamedTuple):
@@ -36,6 +39,16 @@ def initial_current(cell: SpikingCell, batch_size) -> tf.Tensor:
     return cell.filled(batch_size, 0.0 if cell.bias is None else cell.bias)
 
 
+def counts_and_times(cell, current, state, timesteps):
+    """t = ⌈θ/g⌉ under a constant current, which is in the state."""
+    times = tf.math.ceil(cell.threshold / state.current)
+    fires = (state.current > 0) & (times <= timesteps)
+    return tf.cast(fires, times.dtype), tf.where(fires, times, 0)
+
+
+CLOSED_FORM = ClosedForm(lambda cell: cell.alpha == 1, counts_and_times)
+
+
 @keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
 class LifNeuronCell(SpikingCell):
     """Neurons that fire once, on currents that stay on.
@@ -57,6 +70,7 @@ class LifNeuronCell(SpikingCell):
     """
 
     State = NeuronState
+    closed_form = CLOSED_FORM
 
     def __init__(self, synapse=(), threshold=1.0, tau=float("inf"), **kwargs):
         super().__init__(synapse, **kwargs)
@@ -68,16 +82,6 @@ class LifNeuronCell(SpikingCell):
         return NeuronState(initial_current(self, batch_size), self.filled(batch_size), self.filled(batch_size, 1))
 
     current = SpikingCell.synapse
-
-    @property
-    def regular(self):
-        return self.alpha == 1
-
-    def under_constant(self, current, state, timesteps):
-        # t = ⌈θ/g⌉
-        times = tf.math.ceil(self.threshold / state.current)
-        fires = (state.current > 0) & (times <= timesteps)
-        return tf.cast(fires, times.dtype), tf.where(fires, times, 0)
 
     def spike_count(self, state):
         return 1 - state.armed
@@ -147,39 +151,51 @@ class IntegratorNeuronCell(SpikingCell):
         return {**super().get_config(), "activation": keras.activations.serialize(self.activation)}
 
 
-def received_activity(counts, times, settings):
-    """The share of the simulation during which the receiver was supplied: (T − t + 1)/T, 0 for silent neurons."""
-    return tf.where(times > 0, (settings["timesteps"] + 1 - times) / settings["timesteps"], 0)
+@keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs")
+@dataclass(frozen=True)
+class Ttfs(Encoding):
+    """Time to first spike. Settings beside time steps and threshold: `tau`, as of the cells of this module."""
+
+    timesteps: int = 120
+    threshold: float = 10.0
+    tau: float = math.inf
+
+    name = "ttfs"
+    summary = "time to first spike, base method; at most one spike a neuron, loses accuracy with depth"
+    neuron = LifNeuronCell
+    neuron_conv2d = LifNeuronCellConv2D
+    max_pool = LifNeuronCellMaxPool2D
+    integrator = IntegratorNeuronCell
+    relay = Relay
+    tells_by = "time"
+    event = SingleEvent
+
+    def neurons(self, window):
+        return {"threshold": self.threshold, "tau": self.tau}
+
+    def read_out(self, window):
+        return {}
+
+    def input_layer(self, timesteps, preprocessing=(), maximum=1.0, **keywords):
+        return self.event(timesteps, preprocessing, **keywords)
+
+    def activity(self, counts, times):
+        """The share of the simulation during which the receiver was supplied: (T − t + 1)/T, 0 for silent neurons."""
+        return tf.where(times > 0, (self.timesteps + 1 - times) / self.timesteps, 0)
+
+    def remarks(self, depth):
+        """A layer needs about θ steps to reach its threshold, so T/θ layers is all there is time for."""
+        reach = self.timesteps / self.threshold
+        if depth <= reach:
+            return []
+        return [
+            f"{depth} layers of neurons need about threshold={self.threshold:g} time steps each, but "
+            f"timesteps={self.timesteps} is enough for {reach:.0f}: the last layers will stay silent. Take more time "
+            "steps, a lower threshold, or another encoding."
+        ]
+
+    def simulate(self, plan, images, record=(), training=False):
+        return simulate(plan, images, record, training)
 
 
-def silent_when_deep(settings, depth):
-    """A layer needs about θ steps to reach its threshold, so T/θ layers is all there is time for."""
-    reach = settings["timesteps"] / settings["threshold"]
-    if depth <= reach:
-        return []
-    return [
-        f"{depth} layers of neurons need about threshold={settings['threshold']:g} time steps each, but "
-        f"timesteps={settings['timesteps']} is enough for {reach:.0f}: the last layers will stay silent. Take more "
-        "time steps, a lower threshold, or another encoding."
-    ]
-
-
-ENCODING = Encoding(
-    name="ttfs",
-    summary="time to first spike, base method; at most one spike a neuron, loses accuracy with depth",
-    timesteps=120,
-    threshold=10.0,
-    options={"tau": float("inf")},
-    neuron=LifNeuronCell,
-    neuron_conv2d=LifNeuronCellConv2D,
-    max_pool=LifNeuronCellMaxPool2D,
-    integrator=IntegratorNeuronCell,
-    input_layer=lambda settings, depth, preprocessing, input_maximum: SingleEvent(
-        timesteps=settings["timesteps"], preprocessing=preprocessing, name="input_spikes"
-    ),
-    neuron_options=lambda settings, index: {"threshold": settings["threshold"], "tau": settings["tau"]},
-    integrator_options=lambda settings, depth: {},
-    activity=received_activity,
-    simulate=simulate_clock,
-    remarks=silent_when_deep,
-)
+ENCODING = Ttfs()

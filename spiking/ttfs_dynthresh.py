@@ -5,7 +5,7 @@ Rueckauer et al. Beside its spikes a layer emits p, 1 for neurons that may still
 shape `(batch, …, 2)`.
 """
 
-import dataclasses
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
@@ -13,8 +13,17 @@ import tensorflow as tf
 from spiking import ttfs
 from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, signed_max_pool
 from spiking.network.inputs import SingleEvent
+from spiking.network.layers import Relay
 
 serializable = keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs_dynthresh")
+
+
+def bound(layers, pending):
+    """|W|∗p of linear layers in a row."""
+    for layer in layers:
+        magnitudes = [tf.abs(weight) for weight in layer.trainable_variables]
+        pending, _ = layer.stateless_call(magnitudes, layer.non_trainable_variables, pending)
+    return pending
 
 
 class TwoStreamCell(SpikingCell):
@@ -58,6 +67,9 @@ class LifNeuronCell(ttfs.LifNeuronCell, TwoStreamNeurons):
     product of the layers' |W|, an upper bound.
     """
 
+    # Where the drive is constant nothing is pending, so this `step` is the parent's.
+    closed_form = ttfs.CLOSED_FORM
+
     def current(self, x):
         """W∗x of the spikes and |W|∗p of the pending flags."""
         spikes, pending = x
@@ -65,10 +77,7 @@ class LifNeuronCell(ttfs.LifNeuronCell, TwoStreamNeurons):
 
     def bound(self, pending):
         """|W|∗p, the most that the pending inputs can still switch on."""
-        for layer in self.synapse_layers:
-            magnitudes = [tf.abs(weight) for weight in layer.trainable_variables]
-            pending, _ = layer.stateless_call(magnitudes, layer.non_trainable_variables, pending)
-        return tf.cast(pending, self.compute_dtype)
+        return tf.cast(bound(self.synapse_layers, pending), self.compute_dtype)
 
     def step(self, current, state):
         arrived, bound = (None, 0) if current is None else current
@@ -76,8 +85,6 @@ class LifNeuronCell(ttfs.LifNeuronCell, TwoStreamNeurons):
         pending = state.armed * tf.cast(state.current > 0, spikes.dtype)
         return (spikes, pending), state
 
-    # Where the drive is constant nothing is pending, so this `step` is the parent's.
-    under_constant = ttfs.LifNeuronCell.under_constant
 
 
 @serializable
@@ -120,22 +127,51 @@ class SingleEventNothingPending(SingleEvent):
     """The image as one graded event in the first time step; after it nothing more comes, so nothing is pending."""
 
     def at_step(self, image, t):
+        return tf.stack(self.message(image, t), axis=-1)
+
+    def message(self, image, t):
         event = super().at_step(image, t)
-        return tf.stack([event, tf.zeros_like(event)], axis=-1)
+        return event, tf.zeros_like(event)
 
     def compute_output_shape(self, input_shape):
         return (*super().compute_output_shape(input_shape), 2)
 
 
-ENCODING = dataclasses.replace(
-    ttfs.ENCODING,
-    name="ttfs_dyn_thresh",
-    summary="as ttfs, but neurons wait while much may still arrive; fewer wrong early spikes, later answers",
-    neuron=LifNeuronCell,
-    neuron_conv2d=LifNeuronCellConv2D,
-    max_pool=LifNeuronCellMaxPool2D,
-    integrator=IntegratorNeuronCell,
-    input_layer=lambda settings, depth, preprocessing, input_maximum: SingleEventNothingPending(
-        timesteps=settings["timesteps"], preprocessing=preprocessing, name="input_spikes"
-    ),
-)
+@serializable
+class TwoStreamRelay(Relay):
+    """A relay that joins W∗x of the spikes and, beside it, |W|∗p of the pending flags."""
+
+    def _step_shape(self, shape):
+        return (shape[0], *shape[2:-1])
+
+    def join(self, messages):
+        spikes, pending = zip(*messages, strict=True)
+        bounds = [tf.cast(bound(layers, p), self.compute_dtype) for layers, p in zip(self.synapses, pending, strict=True)]
+        return self.analog(spikes), self.together(bounds)
+
+    def unpacked(self, message):
+        return tuple(tf.unstack(message, num=2, axis=-1))
+
+    def packed(self, message):
+        return tf.stack(message, axis=-1)
+
+    def _sequence_shape(self, shape, joined):
+        return (*shape[:2], *joined[1:], 2)
+
+
+@serializable
+@dataclass(frozen=True)
+class TtfsDynThresh(ttfs.Ttfs):
+    """As `ttfs`, at thresholds that count what may still arrive."""
+
+    name = "ttfs_dyn_thresh"
+    summary = "as ttfs, but neurons wait while much may still arrive; fewer wrong early spikes, later answers"
+    neuron = LifNeuronCell
+    neuron_conv2d = LifNeuronCellConv2D
+    max_pool = LifNeuronCellMaxPool2D
+    integrator = IntegratorNeuronCell
+    relay = TwoStreamRelay
+    event = SingleEventNothingPending
+
+
+ENCODING = TtfsDynThresh()

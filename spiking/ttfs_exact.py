@@ -8,6 +8,7 @@ Potentials are in units of the step Δ = θ/N. The clock-driven cells are the re
 one synapse per layer on *levels* n = N − k, where k is the step of the spike in its window and n = 0 means silent.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
@@ -16,8 +17,9 @@ import tensorflow as tf
 from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, signed_max_pool, spike, traced_once
 from spiking.checks import check_choice, check_threshold, check_timesteps
 from spiking.encoding import Encoding
-from spiking.network.clock import FIRST_SPIKE_TIMES, RASTERS, READOUTS, SPIKE_COUNTS, Simulation
 from spiking.network.inputs import SpikingInput
+from spiking.network.layers import Relay
+from spiking.network.records import FIRST_SPIKE_TIMES, RASTERS, READOUTS, SPIKE_COUNTS, Simulation
 
 INPUT_CODINGS = ("current", "spikes")
 
@@ -46,17 +48,18 @@ def straight_through_floor(x: tf.Tensor) -> tf.Tensor:
 
 
 class WindowCell(SpikingCell):
-    """Base of the cells that read their inputs in the window before their own.
+    """Base of the cells that read their inputs in windows of N steps.
+
+    A spike at step k of its own window is worth N − k by that window's end, whichever window it is: so the current is
+    dropped at every window's end, and nothing needs to know the senders' windows.
 
     Args:
         timesteps: N, steps of one window.
-        window: number of the own window; the input has number 0. The inputs arrive in window − 1.
     """
 
-    def __init__(self, synapse=(), timesteps: int = 32, window: int = 1, **kwargs):
+    def __init__(self, synapse=(), timesteps: int = 32, **kwargs):
         super().__init__(synapse, **kwargs)
         self.timesteps = check_timesteps(timesteps)
-        self.window = int(window)
 
     current = SpikingCell.synapse  # the bias is in the initial potential
 
@@ -64,21 +67,21 @@ class WindowCell(SpikingCell):
         """b in units of Δ."""
         return 0.0 if self.bias is None else tf.convert_to_tensor(self.bias) * (self.timesteps / threshold)
 
-    def integrate(self, current, state, time, window):
-        """g and V after a step in which inputs count only while their window is open."""
-        opened = tf.cast((time > window * self.timesteps) & (time <= (window + 1) * self.timesteps), current.dtype)
-        current = opened * (state.current + current)
+    def integrate(self, current, state, time):
+        """g ← [not the first step of a window]·g + W∗x and V ← V + g; `time` counts steps from 1."""
+        goes_on = tf.cast(tf.math.floormod(time - 1, self.timesteps) != 0, current.dtype)
+        current = goes_on * state.current + current
         return current, state.potential + current
 
     def get_config(self):
-        return {**super().get_config(), "timesteps": self.timesteps, "window": self.window}
+        return {**super().get_config(), "timesteps": self.timesteps}
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs_exact")
 class LifNeuronCell(WindowCell):
-    """Neurons that integrate in one window and fire in the next.
+    """Neurons that integrate until their window opens, and fire in it.
 
-        while the inputs' window is open:   g ← g + W∗x/θ,   V ← V + g,   V(0) = bN/θ
+        g ← [not the first step of a window]·g + W∗x/θ,   V ← V + g,   V(0) = bN/θ
         at step k = 0 … N−1 of the own window:   s = [V + k ≥ N − ½]·[has not fired]·[V > cN/θ]
 
     where x are the spikes of this step, V the membrane potential in units of Δ = θ/N and k the ramp; all of shape
@@ -86,14 +89,16 @@ class LifNeuronCell(WindowCell):
     integrates is the level N − k = clip(⌊V + ½⌋, 0, N).
 
     Args:
+        window: number of the own window, one more than the latest of the inputs'; the image has number 0.
         threshold: θ.
         clamp: c, activations up to here are silent (ReLU's `threshold`): None, or one value per channel.
     """
 
     State = NeuronState
 
-    def __init__(self, synapse=(), threshold: float = 1.0, clamp=None, **kwargs):
+    def __init__(self, synapse=(), window: int = 1, threshold: float = 1.0, clamp=None, **kwargs):
         super().__init__(synapse, **kwargs)
+        self.window = int(window)
         self.threshold = check_threshold(threshold)
         self.clamp = None if clamp is None else tuple(float(value) for value in clamp)
 
@@ -111,7 +116,7 @@ class LifNeuronCell(WindowCell):
 
     def step(self, current, state):
         time = state.time + 1
-        current, potential = self.integrate(current, state, time, self.window - 1)
+        current, potential = self.integrate(current, state, time)
         k = time - self.window * self.timesteps - 1
         may_fire = (k >= 0) & (k < self.timesteps) & self.above_clamp(potential)
         spikes = spike(potential + k, self.timesteps - 0.5) * (1 - state.fired) * tf.cast(may_fire, potential.dtype)
@@ -137,7 +142,8 @@ class LifNeuronCell(WindowCell):
         return fired * tf.cast(self.above_clamp(raised - 0.5), fired.dtype)
 
     def get_config(self):
-        return {**super().get_config(), "threshold": self.threshold, "clamp": self.clamp}
+        own = {key: getattr(self, key) for key in ("window", "threshold", "clamp")}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs_exact")
@@ -158,13 +164,12 @@ class LifNeuronCellMaxPool2D(MaxPoolCell):
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs_exact")
 class IntegratorNeuronCell(WindowCell):
-    """The read-out: integrates the last window, in the ANN's units when that closes.
+    """The read-out: integrates all windows, in the ANN's units when the last of its inputs' closes.
 
-        while the inputs' window is open:   g ← g + W∗x,   V ← V + g,   V(0) = bN,   output = activation(V/N)
+        g ← [not the first step of a window]·g + W∗x,   V ← V + g,   V(0) = bN,   output = activation(V/N)
 
     Args:
         activation: the ANN's last activation, a Keras name; "linear" for none.
-        window: number of the window it reads.
     """
 
     State = IntegratorState
@@ -179,7 +184,7 @@ class IntegratorNeuronCell(WindowCell):
 
     def step(self, current, state):
         time = state.time + 1
-        current, potential = self.integrate(current, state, time, self.window)
+        current, potential = self.integrate(current, state, time)
         return self.activation(potential / self.timesteps), IntegratorState(current, potential, time)
 
     def scores(self, levels: tf.Tensor) -> tf.Tensor:
@@ -225,37 +230,47 @@ class WindowInput(SpikingInput):
         return {**super().get_config(), **own}
 
 
-def simulate(layers, images, record=(), training=False) -> Simulation:
-    """The closed form: one synapse per layer on levels; the number of time steps costs nothing.
+def closed_form(plan, images, record, steps: int) -> Simulation:
+    """One synapse per layer on levels; the number of time steps costs nothing.
 
-    Args, Returns: as `simulation.simulate_clock`.
+    Args, Returns: as `spiking.network.clock.simulate`; `steps`: N.
     """
-    source, cells = layers[0], [layer.cell for layer in layers[1:]]
-    *hidden, integrator = cells
-    levels = source.levels(source.preprocess(images))
-    per_layer = []
-    for cell in hidden:
-        levels = cell.levels(levels)
-        per_layer.append(levels)
-    result = Simulation(integrator.scores(levels))
-    times = [spike_times(n, window, integrator.timesteps) for n, window in zip(per_layer, windows(hidden), strict=True)]
+    levels, outputs = {}, {}
+    for name in plan.order:
+        heard = [levels[source] for source in plan.sources[name] if source in levels]
+        if name in plan.inputs:
+            layer = plan.inputs[name]
+            levels[name] = layer.levels(layer.preprocess(images[plan.sources[name][0]]))
+        elif name in plan.relays:
+            levels[name] = plan.relays[name].join(heard)
+        elif name in plan.read_outs:
+            outputs[name] = plan.cells[name].scores(*heard)
+        else:
+            levels[name] = plan.cells[name].levels(*heard)
+    result = Simulation(plan.packed(outputs))
+    if not record:
+        return result
+    numbers = windows(plan)
+    hidden = {name: levels[name] for name in plan.hidden}
+    times = {name: spike_times(n, numbers[name], steps) for name, n in hidden.items()}
     if SPIKE_COUNTS in record:
-        result = result._replace(spike_counts=tuple(tf.cast(n > 0, n.dtype) for n in per_layer))
+        result = result._replace(spike_counts={name: tf.cast(n > 0, n.dtype) for name, n in hidden.items()})
     if FIRST_SPIKE_TIMES in record:
-        result = result._replace(first_spike_times=tuple(times))
+        result = result._replace(first_spike_times=times)
     if RASTERS in record:
-        result = result._replace(rasters=tuple(raster(each, source.timesteps) for each in times))
+        result = result._replace(rasters={name: raster(each, plan.timesteps) for name, each in times.items()})
     if READOUTS in record:
-        result = result._replace(readouts=readouts(integrator, levels, source.timesteps))
+        result = result._replace(readouts=plan.packed(readouts(plan, levels, numbers, steps)))
     return result
 
 
-def windows(hidden) -> list[int]:
-    """The window in which each hidden layer emits: pooling passes spikes on in the window of their neurons."""
-    numbers, window = [], 0
-    for cell in hidden:
-        window = cell.window if isinstance(cell, WindowCell) else window
-        numbers.append(window)
+def windows(plan) -> dict[str, int]:
+    """Node -> the window in which it emits: what holds no neurons passes on in the window of its latest source."""
+    numbers = {}
+    for name in plan.order:
+        latest = max((numbers.get(source, 0) for source in plan.sources[name]), default=0)
+        cell = plan.cells.get(name)
+        numbers[name] = cell.window if isinstance(cell, LifNeuronCell) else latest
     return numbers
 
 
@@ -270,54 +285,83 @@ def raster(times: tf.Tensor, timesteps: int) -> tf.Tensor:
     return tf.cast(times[None] == steps, times.dtype)
 
 
-def readouts(integrator: IntegratorNeuronCell, levels: tf.Tensor, timesteps: int) -> tf.Tensor:
-    """The output after every step: what has been integrated of each spike by then, `(timesteps, batch, classes)`."""
+def readouts(plan, levels: dict[str, tf.Tensor], numbers: dict[str, int], steps: int) -> dict[str, tf.Tensor]:
+    """The outputs after every step, `(timesteps, batch, …)`: what has been integrated of each spike by then."""
 
-    def at(t):  # steps of the last window that are over after step t
-        over = tf.clip_by_value(t - integrator.window * integrator.timesteps, 0, integrator.timesteps)
-        late = integrator.timesteps - tf.cast(over, levels.dtype)
-        return integrator.scores(tf.maximum(levels - late, 0))
+    def arrived(name, t):
+        """What a node has sent by step t, as levels."""
+        if name in plan.relays:
+            return plan.relays[name].join([arrived(source, t) for source in plan.sources[name]])
+        over = tf.cast(tf.clip_by_value(t - numbers[name] * steps, 0, steps), levels[name].dtype)  # steps of its window
+        if name in plan.inputs and plan.inputs[name].coding == "current":
+            return levels[name] * (over / steps)
+        return tf.maximum(levels[name] - (steps - over), 0)
 
-    return tf.map_fn(at, tf.range(1, timesteps + 1), fn_output_signature=levels.dtype)
+    def at(t):
+        return {name: plan.cells[name].scores(arrived(plan.sources[name][0], t)) for name in plan.read_outs}
+
+    signature = {name: tf.TensorSpec(None, plan.cells[name].compute_dtype) for name in plan.read_outs}
+    return tf.map_fn(at, tf.range(1, plan.timesteps + 1), fn_output_signature=signature)
 
 
-def activity(counts, times, settings):
-    """The level of the spike in units of λ: (N − k)θ/N, 0 for silent neurons."""
-    steps = settings["timesteps"]
-    return tf.where(times > 0, (steps - tf.math.floormod(times - 1, steps)) * (settings["threshold"] / steps), 0)
+@keras.saving.register_keras_serializable(f"{PACKAGE}.ttfs_exact")
+@dataclass(frozen=True)
+class TtfsExact(Encoding):
+    """Windows of N = `timesteps` steps. `input_coding`: as of `WindowInput`."""
+
+    timesteps: int = 32
+    threshold: float = 1.0
+    input_coding: str = "current"
+
+    name = "ttfs_exact"
+    summary = "time to first spike, windows of N steps; at most one spike a neuron, the ANN's accuracy at any depth"
+    neuron = LifNeuronCell
+    neuron_conv2d = LifNeuronCellConv2D
+    max_pool = LifNeuronCellMaxPool2D
+    integrator = IntegratorNeuronCell
+    relay = Relay
+    tells_by = "time"
+    normalisation = "mse"
+    per_channel = True
+
+    def neurons(self, window):
+        return {"timesteps": self.timesteps, "threshold": self.threshold, "window": window}
+
+    def read_out(self, window):
+        return {"timesteps": self.timesteps}
+
+    def input_layer(self, timesteps, preprocessing=(), maximum=1.0, **keywords):
+        own = {"window_steps": self.timesteps, "coding": self.input_coding, "scale": maximum}
+        return WindowInput(timesteps, preprocessing, **own, **keywords)
+
+    def total_timesteps(self, depth):
+        return check_timesteps(self.timesteps, depth + 1) * (depth + 1)
+
+    @property
+    def rounding_levels(self):
+        return self.timesteps
+
+    def clamp(self, values):
+        return {"clamp": values}
+
+    @property
+    def spike_value(self):
+        return self.threshold
+
+    def input_value(self, maximum):
+        return 1.0 if self.signed_input else maximum
+
+    @property
+    def signed_input(self):
+        return self.input_coding == "current"
+
+    def activity(self, counts, times):
+        """The level of the spike in units of λ: (N − k)θ/N, 0 for silent neurons."""
+        steps = self.timesteps
+        return tf.where(times > 0, (steps - tf.math.floormod(times - 1, steps)) * (self.threshold / steps), 0)
+
+    def simulate(self, plan, images, record=(), training=False):
+        return closed_form(plan, images, record, self.timesteps)
 
 
-ENCODING = Encoding(
-    name="ttfs_exact",
-    summary="time to first spike, windows of N steps; at most one spike a neuron, the ANN's accuracy at any depth",
-    timesteps=32,
-    threshold=1.0,
-    options={"input_coding": "current"},
-    normalisation="mse",
-    per_channel=True,
-    rounding_levels=lambda settings: settings["timesteps"],
-    clamp_options=lambda clamp: {"clamp": clamp},
-    neuron=LifNeuronCell,
-    neuron_conv2d=LifNeuronCellConv2D,
-    max_pool=LifNeuronCellMaxPool2D,
-    integrator=IntegratorNeuronCell,
-    input_layer=lambda settings, depth, preprocessing, input_maximum: WindowInput(
-        timesteps=check_timesteps(settings["timesteps"], depth + 1) * (depth + 1),
-        preprocessing=preprocessing,
-        window_steps=settings["timesteps"],
-        coding=settings["input_coding"],
-        scale=input_maximum,
-        name="input_spikes",
-    ),
-    neuron_options=lambda settings, index: {
-        "timesteps": settings["timesteps"],
-        "threshold": settings["threshold"],
-        "window": index + 1,
-    },
-    integrator_options=lambda settings, depth: {"timesteps": settings["timesteps"], "window": depth},
-    spike_value=lambda settings: settings["threshold"],
-    input_value=lambda settings, input_maximum: input_maximum if settings["input_coding"] == "spikes" else 1.0,
-    signed_input=lambda settings: settings["input_coding"] == "current",
-    activity=activity,
-    simulate=simulate,
-)
+ENCODING = TtfsExact()

@@ -16,7 +16,7 @@ from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, le
 from spiking.encoding import Encoding
 from spiking.folding.reader import FoldedNetwork
 from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 
 # What a finding can name.
 BATCH_NORM = "batch_norm"
@@ -269,7 +269,7 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
     return sorted(found, key=lambda finding: -finding.severity)
 
 
-def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tuple], batches: Iterable) -> Diagnosis:
+def diagnose(folded: FoldedNetwork, snn: SpikingModel, chain: Sequence[tuple], batches: Iterable) -> Diagnosis:
     """Compares a spiking network with its ANN layer by layer, in one pass; memory does not grow with the images.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spiking.network.clock import READOUTS
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 
 
 def latency(accuracy_per_timestep: np.ndarray, ann_accuracy: float, points: float = 1.0) -> int | None:
@@ -83,7 +83,7 @@ def exit_steps(readouts: np.ndarray, margins: np.ndarray) -> np.ndarray:
 
 
 def early_exit(
-    snn: SpikingSequential, batches: Iterable[tuple], margins: float | Sequence[float]
+    snn: SpikingModel, batches: Iterable[tuple], margins: float | Sequence[float]
 ) -> EarlyExit | list[EarlyExit]:
     """Accuracy and mean latency if every sample stops as soon as its margin is safe, for all margins in one pass.
 

@@ -16,7 +16,7 @@ from spiking.analysis.operations import EffectiveMacs, connections, fan_out
 from spiking.folding.linear import Diagonal, kernels_of
 from spiking.folding.reader import FoldedNetwork
 from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
@@ -199,7 +199,7 @@ def _input_events(source, coded: bool) -> Callable:
     return spikes if coded else analog
 
 
-def analyse(snn: SpikingSequential, batches: Iterable[tuple], folded: FoldedNetwork | None = None) -> Analysis:
+def analyse(snn: SpikingModel, batches: Iterable[tuple], folded: FoldedNetwork | None = None) -> Analysis:
     """Simulates a data set and measures spikes, operations, energy and, with labels, accuracy.
 
     Memory grows neither with the number of images nor with T, but for the scores of one batch at every step, and

@@ -5,7 +5,6 @@ absorb. Biases are not moved symbolically: the bias of a synapse is what the cha
 of it, position by position, so zero padding comes out exactly.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -133,7 +132,7 @@ class Chain:
         carried = self._carried(link)
         if bias is not None:
             carried = carried + as_map(np.asarray(getattr(bias, "value", bias)), len(link.output_shape))
-        return replace(self._put(link), bias=carried)
+        return replace(self.put(link), bias=carried)
 
     def _carried(self, link: Link) -> np.ndarray:
         """The bias behind a link."""
@@ -141,7 +140,7 @@ class Chain:
             return np.zeros((1,) * len(link.output_shape))
         return compact(apply([link.built("float64")], np.broadcast_to(self.bias, self.shape)))
 
-    def _put(self, link: Link) -> "Chain":
+    def put(self, link: Link) -> "Chain":
         """The linear part of the chain with one link more."""
         if link.scale is not None:
             return self.multiplied(link.scale)
@@ -155,7 +154,7 @@ class Chain:
             else:
                 scale = link.kind.pass_scale(link.layer, scale, self.shape) if link.kind.pass_scale else None
                 if scale is None:
-                    return self.settled()._put(link)
+                    return self.settled().put(link)
         bias = np.zeros((1,) * len(link.output_shape))
         return Chain(self.input_shape, (*self.links, link), scale, bias)
 
@@ -198,11 +197,15 @@ class Chain:
         unit = as_map(input_scale, len(self.input_shape))
         chain = Chain(self.input_shape, scale=None if np.all(unit == 1) else unit)
         for link in self.links:
-            chain = chain._put(link)
+            chain = chain.put(link)
         if self.scale is not None:
             chain = chain.multiplied(self.scale)
         inverse = 1 / as_map(output_scale, len(self.shape))
         return replace(chain.multiplied(inverse).settled(), bias=compact(self.bias * inverse))
+
+    def unscaled(self) -> "Chain":
+        """The links alone, without the scale that waits and the bias."""
+        return Chain(self.input_shape, self.links)
 
     def without_bias(self) -> "Chain":
         """The linear part alone."""
@@ -237,8 +240,3 @@ class Chain:
         scale = np.abs(self.scale) if self.scale is not None else np.ones(1)
         largest = np.max(np.abs(self.bias), initial=0.0)
         return bool(largest <= 64 and np.all((scale == 0) | ((scale > 1e-30) & (scale < 1e30))))
-
-
-def size_of(shape: tuple[int, ...]) -> int:
-    """Number of values in an activation of that shape."""
-    return math.prod(shape)

@@ -1,5 +1,7 @@
 """Converters: what each ANN layer type and each operation of Keras becomes. One function for a kind; see EXTENDING."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import layers as kl
@@ -12,8 +14,21 @@ from spiking.folding.folded import Folded, Refusal
 from spiking.folding.graph import Join
 from spiking.folding.interpolation import interpolation
 from spiking.folding.linear import Pick
-from spiking.folding.reader import CONVERTERS, converts
 from spiking.quantisation import QuantisedReLU
+
+# ANN layer type or operation -> its converter: `f(layer, x) -> x` for one value, `f(layer, [x, …]) -> x` for joins.
+CONVERTERS: dict[type, Callable] = {}
+
+
+def converts(*types: type) -> Callable:
+    """Registers `converter(layer, *values) -> value` for exactly these ANN layer types or operations."""
+
+    def register(converter):
+        CONVERTERS.update(dict.fromkeys(types, converter))
+        return converter
+
+    return register
+
 
 # Layers that may stand as the `activation=` argument of another.
 ACTIVATION_LAYERS = (kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, QuantisedReLU)

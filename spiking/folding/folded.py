@@ -13,7 +13,7 @@ import numpy as np
 from spiking.folding.activations import IDENTITY, RELU, Activation
 from spiking.folding.chain import Chain, as_map
 from spiking.folding.graph import Edge, Image, Join, Neurons, Node, Pool, ReadOut, Relay
-from spiking.folding.linear import LINEAR, Diagonal, Offset, channel_vector
+from spiking.folding.linear import LINEAR, PADDING, Diagonal, Offset, channel_vector
 
 HIDDEN_REMEDY = (
     "Spikes stand for the values of a ReLU: hidden activations must be relu or relu6; others may stand at the end "
@@ -106,13 +106,30 @@ class Reading:
         """One fault more."""
         self.refusals.append(refusal)
 
+    def graph(self, outputs: Sequence[str]) -> dict[str, Node]:
+        """The nodes that the outputs need, images under their final names."""
+        needed = set(outputs)
+        for name, node in reversed(self.nodes.items()):
+            if name in needed:
+                needed.update(node.sources)
+        nodes = {name: node for name, node in self.nodes.items() if name in needed}
+        images = [node for node in nodes.values() if isinstance(node, Image)]
+        names = {node.name: self.unique("input_spikes" if len(images) == 1 else f"{node.input}_spikes") for node in images}
+
+        def renamed(node):
+            edges = tuple(Edge(names.get(edge.source, edge.source), edge.chain) for edge in node.edges)
+            return replace(node, name=names.get(node.name, node.name), edges=edges)
+
+        return {node.name: node for node in map(renamed, nodes.values())}
+
     def report(self) -> list[dict]:
         """A row per ANN layer: "layer", "type", "result"."""
         return [{"layer": row.name, "type": row.kind, "result": "; ".join(row.results)} for row in self.rows]
 
-    def image(self, node: Image) -> "Folded":
-        """The value of an image node."""
-        return self._value(node)
+    def image(self, input_name: str, shape: tuple[int, ...], preprocessing: tuple = ()) -> "Folded":
+        """The value of a new image node; it gets its name in the end, a slash keeps it from those of layers."""
+        name = f"/image {sum(isinstance(node, Image) for node in self.nodes.values())}"
+        return self._value(Image(name, shape, (), input_name, preprocessing))
 
     def shared(self, value: "Folded") -> "Folded":
         """A value that several listen to: what has a kernel becomes a relay, so that it is computed once."""
@@ -288,7 +305,7 @@ class Folded:
             return self.act_on_image(layer)
         scale = np.ones(1) if x.chain.scale is None else x.chain.scale
         vectors = [channel_vector(values, x.shape[-1]) for values in (scale, x.chain.bias)]
-        if x.pools or not x._moves_spikes() or any(vector is None for vector in vectors):
+        if x.pools or not x._poolable() or any(vector is None for vector in vectors):
             return replace(x, pools=(*x.pools, WaitingPool(layer, self.row, x.shape, np.ones(x.shape[-1]))))
         x.end(self.row.name, "max pooling", but=self.row)
         moved = replace(x.chain, scale=None).without_bias()
@@ -384,13 +401,18 @@ class Folded:
         for layer, _ in layers:
             shape = tuple(layer.compute_output_shape((None, *shape)))[1:]
         node = self.node
-        name = self.reading.unique(f"{node.input}_image")
-        image = self.reading.image(Image(name, shape, (), node.input, (*node.preprocessing, *layers)))
+        image = self.reading.image(node.input, shape, (*node.preprocessing, *layers))
         return replace(image, rows=tuple(kept))
 
-    def _moves_spikes(self) -> bool:
-        """Whether every value is that of one neuron, moved, or 0: nothing mixed since the neurons."""
-        return self.chain.moves and _sends_spikes(self.reading.nodes, self.node)
+    def _poolable(self) -> bool:
+        """Whether every value is that of one neuron, moved, or 0: nothing mixed since the neurons.
+
+        Silence stands for 0 in the padding, and in neurons with a floor for that: the two must not meet in a maximum.
+        """
+        if not (self.chain.moves and _sends_spikes(self.reading.nodes, self.node)):
+            return False
+        in_place = all(link.kind.keeps_channels and link.kind is not PADDING for link in self.chain.links)
+        return in_place or _not_negative(self.reading.nodes, self.node)
 
     def _never_negative(self) -> bool:
         """Whether no value can be negative, whatever the image."""

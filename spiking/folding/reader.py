@@ -7,36 +7,20 @@ type. What has none is traced through its own `call`, or refused; everything tha
 """
 
 import inspect
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src.models import Functional, Sequential
 
+from spiking.folding.converters import CONVERTERS
 from spiking.folding.folded import Folded, Reading, Refusal
-from spiking.folding.graph import FoldedGraph, Image
-
-logger = logging.getLogger(__name__)
-
-# ANN layer type or operation -> its converter: `f(layer, x) -> x` for one value, `f(layer, [x, …]) -> x` for joins.
-CONVERTERS: dict[type, Callable] = {}
+from spiking.folding.graph import FoldedGraph
 
 
 class ConversionError(ValueError):
     """The ANN holds something that cannot be converted exactly."""
-
-
-def converts(*types: type) -> Callable:
-    """Registers `converter(layer, *values) -> value` for exactly these ANN layer types or operations."""
-
-    def register(converter):
-        CONVERTERS.update(dict.fromkeys(types, converter))
-        return converter
-
-    return register
 
 
 def read(ann) -> FoldedGraph:
@@ -63,11 +47,13 @@ def read(ann) -> FoldedGraph:
     named = _outputs(reader, outputs)
     if reading.refusals:
         raise ConversionError(_refused(reading.refusals))
-    return FoldedGraph(reading.nodes, named, inputs, tuple(reading.report()), ann.name, ann)
+    nodes = reading.graph(keras.tree.flatten(named))
+    return FoldedGraph(nodes, named, inputs, tuple(reading.report()), ann.name, ann)
 
 
 def _image(reading: "Reading", spec) -> Folded:
-    return reading.image(Image(reading.unique(spec.name), tuple(spec.shape)[1:], (), spec.name))
+    reading.unique(spec.name)
+    return reading.image(spec.name, tuple(spec.shape)[1:])
 
 
 def _outputs(reader: "Reader", outputs):
@@ -286,8 +272,3 @@ def _structure(model):
     """The model's symbolic outputs in their structure."""
     outputs = model.output
     return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
-
-
-def is_finite(*arrays) -> bool:
-    """Whether there is neither NaN nor infinity among the numbers."""
-    return all(np.all(np.isfinite(array)) for array in arrays)

@@ -21,7 +21,8 @@ class SpikingInput(keras.layers.Layer):
     constant = False
 
     def __init__(self, timesteps: int, preprocessing=(), **kwargs):
-        super().__init__(**kwargs)
+        # Spike times must not lose digits to reduced precision, whatever the policy is; the image is cast here.
+        super().__init__(**{"dtype": keras.config.floatx(), "autocast": False, **kwargs})
         self.timesteps = check_timesteps(timesteps)
         self.preprocessing = list(preprocessing)
         # `predict` would compile with XLA by default, anew for every batch size; on CPUs that made LeNet-5 slower.
@@ -36,7 +37,8 @@ class SpikingInput(keras.layers.Layer):
         self.built = True
 
     def preprocess(self, images: tf.Tensor) -> tf.Tensor:
-        """The image as it is coded."""
+        """The image as it is coded, in the layer's dtype whatever the image's is."""
+        images = tf.cast(images, self.compute_dtype)
         for layer in self.preprocessing:
             images = layer(images)
         return images
@@ -45,13 +47,21 @@ class SpikingInput(keras.layers.Layer):
         """The input in time step t (from 0), for a preprocessed image."""
         raise TypeError(f"{type(self).__name__} codes nothing: use an input layer of one of the encodings.")
 
-    def start(self, images: tf.Tensor, cell, state) -> tuple[tuple, Callable]:
-        """Prepares the first cell for the loop, so that what is constant in time is computed once.
+    def message(self, image: tf.Tensor, t: tf.Tensor):
+        """The same as the loop passes it on."""
+        return self.at_step(image, t)
+
+    def drive(self, image: tf.Tensor, cell, state) -> tuple[tuple, Callable]:
+        """Prepares a cell that hears nothing but images for the loop, so that what is constant is computed once.
+
+        Args:
+            image: what the cell would hear if the image were there in one step, `(batch, …)`.
+            cell: the cell.
+            state: its initial state.
 
         Returns:
             The cell's initial state, and its `current` as a function of the time step; None stands for no current.
         """
-        image = self.preprocess(images)
         return state, lambda t: cell.current(self.at_step(image, t))
 
     def call(self, images):
@@ -90,8 +100,8 @@ class ConstantCurrent(SpikingInput):
     def at_step(self, image, t):
         return image
 
-    def start(self, images, cell, state):
-        constant = cell.current(self.preprocess(images))
+    def drive(self, image, cell, state):
+        constant = cell.current(image)
         return state, lambda t: constant
 
 
@@ -104,9 +114,9 @@ class SingleEvent(SpikingInput):
     def at_step(self, image, t):
         return image * tf.cast(t == 0, image.dtype)
 
-    def start(self, images, cell, state):
+    def drive(self, image, cell, state):
         # The event switches a current on that stays: it is on from the start, and nothing comes after it.
-        event = cell.synapse(self.preprocess(images))
+        event = cell.synapse(image)
         return state._replace(current=state.current + event), lambda t: None
 
 
@@ -118,17 +128,18 @@ class PoissonSpikes(SpikingInput):
     its batch nor on its place in it.
 
     Args:
-        max_rate: probability of a spike per step at full intensity x = 1, in (0, 1].
+        max_rate: probability of a spike per step at full intensity x = 1; above 1 what is brighter than 1/max_rate
+            spikes in every step.
         scale: intensity that counts as full; the image is divided by it.
         seed: whole number; the same seed gives the same spikes.
     """
 
     def __init__(self, timesteps, preprocessing=(), max_rate: float = 1.0, scale: float = 1.0, seed: int = 0, **kwargs):
         super().__init__(timesteps, preprocessing, **kwargs)
-        if not 0 < max_rate <= 1:
+        if not 0 < max_rate < float("inf"):
             raise ValueError(
-                "max_rate is the probability of an input spike per time step at full intensity and must lie in "
-                f"(0, 1]. Received: max_rate={max_rate}"
+                "max_rate is the probability of an input spike per time step at full intensity and must be positive; "
+                f"above 1 bright inputs saturate. Received: max_rate={max_rate}"
             )
         self.max_rate = float(max_rate)
         self.scale = float(scale)

@@ -1,6 +1,9 @@
-"""The layers of a spiking network behind its input."""
+"""The layers of a spiking network behind its inputs: cells spread over time, and relays."""
+
+from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from spiking.cells import PACKAGE
 
@@ -24,3 +27,121 @@ class SpikingRNN(keras.layers.RNN):
             self.cell.build((batch, *sequences_shape[2:]))
         time = (timesteps,) if self.return_sequences else ()
         return (batch, *time, *self.cell.output_shape)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Relay(keras.layers.Layer):
+    """Passes linear values on, step by step: joins several, or shares one among several listeners. Has no state.
+
+    What comes from a source goes through linear layers, and is then added, or put side by side along an axis. A relay
+    without layers that puts side by side passes spikes as they are; else it sends sums of currents.
+
+    Args:
+        synapses: per source the linear Keras layers, in order.
+        axis: along which values are put side by side, the batch axis being 0; None: they are added.
+
+    Call arguments:
+        sequences: one `(batch, timesteps, …)` or a list of them.
+    """
+
+    def __init__(self, synapses: Sequence[Sequence] = (), axis: int | None = None, **kwargs):
+        kwargs.setdefault("dtype", keras.config.floatx())
+        super().__init__(**kwargs)
+        # Keras tracks layers in one list; in nested ones some versions lose their weights.
+        self.synapse_layers = [layer for synapse in synapses for layer in synapse]
+        self.lengths = [len(synapse) for synapse in synapses]
+        self.axis = axis
+        self.supports_jit = False
+
+    @property
+    def synapses(self) -> list[list]:
+        """Per source its layers."""
+        layers = iter(self.synapse_layers)
+        return [[next(layers) for _ in range(length)] for length in self.lengths]
+
+    def build(self, input_shape):
+        for synapse, shape in zip(self.synapses, _shapes(input_shape), strict=True):
+            shape = self._step_shape(shape)
+            for layer in synapse:
+                if not layer.built:
+                    layer.build(shape)
+                shape = tuple(layer.compute_output_shape(shape))
+        self.built = True
+
+    def _step_shape(self, shape) -> tuple:
+        """Of one message of a sequence, the batch axis in front."""
+        return (shape[0], *shape[2:])
+
+    def through(self, synapse: Sequence, x):
+        """One message through the layers of one source."""
+        for layer in synapse:
+            x = layer(x)
+        return tf.cast(x, self.compute_dtype)
+
+    def join(self, messages: Sequence):
+        """What goes out in one time step for the messages of all sources, `(batch, …)` each."""
+        return self.analog(messages)
+
+    def analog(self, values: Sequence) -> tf.Tensor:
+        """The values of all sources, `(batch, …)` each, through their layers and together."""
+        return self.together([self.through(synapse, x) for synapse, x in zip(self.synapses, values, strict=True)])
+
+    def together(self, values: list[tf.Tensor]) -> tf.Tensor:
+        """Added, or side by side."""
+        if self.axis is not None:
+            return tf.concat(values, self.axis)
+        total = values[0]
+        for value in values[1:]:
+            total = total + value
+        return total
+
+    def call(self, sequences):
+        sequences = list(sequences) if isinstance(sequences, list | tuple) else [sequences]
+        batch, steps = tf.shape(sequences[0])[0], sequences[0].shape[1]
+        messages = [tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)) for x in sequences]
+        for message, x in zip(messages, sequences, strict=True):
+            message.set_shape((None, *x.shape[2:]))
+        joined = self.packed(self.join([self.unpacked(message) for message in messages]))
+        return tf.reshape(joined, tf.concat([[batch, steps], tf.shape(joined)[1:]], 0))
+
+    def unpacked(self, message: tf.Tensor):
+        """A message of a sequence as `join` takes it."""
+        return message
+
+    def packed(self, message) -> tf.Tensor:
+        """What `join` gave, as one tensor."""
+        return message
+
+    def compute_output_shape(self, input_shape):
+        shapes = []
+        for synapse, shape in zip(self.synapses, _shapes(input_shape), strict=True):
+            step = self._step_shape(shape)
+            for layer in synapse:
+                step = tuple(layer.compute_output_shape(step))
+            shapes.append(step)
+        joined = list(shapes[0])
+        for shape in shapes[1:]:
+            for axis in range(1, len(joined)):
+                joined[axis] = joined[axis] + shape[axis] if axis == self.axis else max(joined[axis], shape[axis])
+        return self._sequence_shape(_shapes(input_shape)[0], joined)
+
+    def _sequence_shape(self, shape, joined) -> tuple:
+        return (*shape[:2], *joined[1:])
+
+    def get_config(self):
+        layers = [[keras.saving.serialize_keras_object(layer) for layer in synapse] for synapse in self.synapses]
+        return {**super().get_config(), "synapses": layers, "axis": self.axis}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["synapses"] = [
+            [keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects) for layer in synapse]
+            for synapse in config["synapses"]
+        ]
+        return cls(**config)
+
+
+def _shapes(input_shape) -> list[tuple]:
+    """The shapes of one input or several, as a list."""
+    return [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [tuple(input_shape)]

@@ -1,57 +1,74 @@
-"""The spiking network as a Keras model."""
+"""The spiking network as a Keras model, functional, made of its layers."""
 
 import copy
+import functools
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.models import Functional
+from keras.src.models.functional import functional_from_config
 
 from spiking.cells import PACKAGE
-from spiking.network.clock import Simulation, check_record
-from spiking.network.layers import SpikingRNN
+from spiking.encoding import Encoding
+from spiking.network.inputs import SpikingInput
+from spiking.network.layers import Relay, SpikingRNN
+from spiking.network.plan import Plan
+from spiking.network.records import Simulation, check_record
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SpikingSequential(keras.Sequential):
-    """A converted network: takes images, returns class scores, simulates in one loop.
+class SpikingModel(Functional):
+    """A converted network: takes the ANN's inputs, returns its kind of output, simulates in one loop.
 
-    Its layers are an input layer and one `SpikingRNN` per layer of neurons; run one after another by stock Keras
-    (`keras.Sequential([keras.Input(shape), *snn.layers])`) they give the same result, more slowly.
+    Its layers are an input layer per image and one `SpikingRNN` per layer of neurons, wired as the ANN is, with `Relay`s
+    where that joins; run by stock Keras (`keras.Model(snn.inputs, snn.outputs)`) they give the same result, more slowly.
 
     Args:
-        layers: `keras.Input`, the spiking input layer, the `SpikingRNN` layers.
-        encoding: name of the temporal code.
-        settings: the code's settings, as `Encoding.settings` returned them.
-        report: the conversion report, a list of rows (see `conversion.ConversionReport`).
-        scales: for each hidden layer the λ by which its activity is multiplied to get the ANN's units: a number, or
-            a list with one per channel.
-        calibration: rows of the calibration's report, see `calibration.Calibration.rows`.
+        inputs, outputs: as of `keras.Model`.
+        encoding: the temporal code with its settings.
+        wiring: name of a layer -> names of the layers it listens to; each behind its sources.
+        read_outs: names of the read-outs, in the structure of the output.
+        report: the conversion report, a list of rows (see `conversion.conversion_report`).
+        scales: for each hidden layer the λ by which its activity is multiplied to get the ANN's units: a number, or a
+            list with one per channel.
+        floors: for hidden layers whose spikes stand for what exceeds a floor, the floor; as `scales`.
+        calibration: rows of the calibration's report, see `Calibration.rows`.
+        input_range: smallest and largest input of the calibration images, or None.
     """
 
     def __init__(
-        self, layers=None, encoding=None, settings=None, report=(), scales=(), calibration=(), **kwargs
-    ):
-        super().__init__(layers, **kwargs)
+        self, *args, encoding=None, wiring=None, read_outs=None, report=(), scales=None, floors=None, calibration=(),
+        input_range=None, **kwargs,
+    ):  # fmt: skip
+        super().__init__(*args, **kwargs)
         # In an object of its own, because Keras would wrap lists and dicts among a layer's attributes.
         self._description = SimpleNamespace(
             encoding=encoding,
-            settings=dict(settings or {}),
+            wiring={name: tuple(sources) for name, sources in (wiring or {}).items()},
+            read_outs=read_outs,
             report=[dict(row) for row in report],
-            scales=[scale if np.isscalar(scale) else list(scale) for scale in scales],
+            scales=dict(scales or {}),
+            floors=dict(floors or {}),
             calibration=[dict(row) for row in calibration],
+            input_range=input_range,
         )
         self._simulations = {}
+        # `predict` would compile with XLA by default, anew for every batch size; on CPUs that made LeNet-5 slower.
+        self.supports_jit = False
 
     @property
-    def encoding(self) -> str:
-        """Name of the temporal code."""
+    def encoding(self) -> Encoding:
+        """The temporal code with its settings."""
         return self._description.encoding
 
     @property
-    def settings(self) -> dict:
-        """The code's settings."""
-        return self._description.settings
+    def wiring(self) -> dict[str, tuple[str, ...]]:
+        """Name of a layer -> names of the layers it listens to, or of the input of the network."""
+        return self._description.wiring
 
     @property
     def report(self) -> list[dict]:
@@ -59,9 +76,14 @@ class SpikingSequential(keras.Sequential):
         return self._description.report
 
     @property
-    def scales(self) -> list:
-        """λ of each hidden layer, a number or one per channel."""
+    def scales(self) -> dict[str, Any]:
+        """λ of each hidden layer by name, a number or a list with one per channel."""
         return self._description.scales
+
+    @property
+    def floors(self) -> dict[str, Any]:
+        """What the silence of a hidden layer stands for, where that is not 0."""
+        return self._description.floors
 
     @property
     def calibration(self) -> list[dict]:
@@ -69,58 +91,127 @@ class SpikingSequential(keras.Sequential):
         return self._description.calibration
 
     @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The smallest and largest input of the calibration images."""
+        return self._description.input_range
+
+    @property
     def timesteps(self) -> int:
         """Number of time steps of one simulation."""
-        return self.layers[0].timesteps
+        return self.plan.timesteps
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """The layers by name, as the simulation sees them."""
+        layers = {name: self.get_layer(name) for name in self.wiring}
+        inputs = {name: layer for name, layer in layers.items() if isinstance(layer, SpikingInput)}
+        relays = {name: layer for name, layer in layers.items() if isinstance(layer, Relay)}
+        cells = {name: layer.cell for name, layer in layers.items() if isinstance(layer, SpikingRNN)}
+        timesteps = next(iter(inputs.values())).timesteps
+        return Plan(timesteps, inputs, relays, cells, self.wiring, self._description.read_outs)
 
     @property
     def hidden_layers(self) -> list[SpikingRNN]:
         """The layers that emit spikes, in order."""
-        return self.layers[1:-1]
+        return [self.get_layer(name) for name in self.plan.hidden]
 
-    def simulate(self, images, record=(), training: bool = False) -> Simulation:
+    def simulate(self, images, record: str | Sequence[str] = (), training: bool = False) -> Simulation:
         """Simulates and records.
 
         Args:
-            images: `(batch, …)`.
+            images: as the ANN takes them, `(batch, …)`.
             record: any of "spike_counts", "first_spike_times", "rasters", "readouts".
             training: whether gradients through the spikes are wanted.
 
         Returns:
             The output and what was asked for; see `Simulation`.
         """
-        record = check_record(record)
-        images = tf.convert_to_tensor(images, self.compute_dtype)
+        record, images = check_record(record), self.named_images(images)
         if not tf.executing_eagerly():
-            return self._simulate(images, record, training)
+            return self._simulate(record, training, images)
         key = (record, bool(training))
         if key not in self._simulations:
-            self._simulations[key] = tf.function(lambda x: self._simulate(x, *key), reduce_retracing=True)
+            # A partial is a function of its own to TensorFlow, which else takes all networks for one that is retraced.
+            run = functools.partial(self._simulate, *key)
+            self._simulations[key] = tf.function(run, reduce_retracing=True, autograph=False)
         return self._simulations[key](images)
+
+    def activity(self, name: str, counts, times) -> np.ndarray:
+        """What a hidden layer's spikes stand for, in the ANN's units; shape of the counts.
+
+        Args:
+            name: of the layer.
+            counts, times: its spike counts and first spike times.
+        """
+        activity = np.asarray(self.encoding.activity(counts, times)) * np.asarray(self.scales[name], np.float32)
+        return activity + np.asarray(self.floors.get(name, 0.0), np.float32)
+
+    def named_images(self, images) -> dict[str, tf.Tensor]:
+        """Images in any form that the ANN takes, as input name -> tensor of the input's dtype.
+
+        Raises:
+            ValueError: images of another shape than the ANN's.
+        """
+        images = keras.tree.map_structure(lambda x: x if tf.is_tensor(x) else tf.convert_to_tensor(x), images)
+        if isinstance(images, Mapping):
+            images = {name: images[name] for name in images if name in {spec.name for spec in self.inputs}}
+        flat = self._standardize_inputs(images)
+        for x, spec in zip(flat, self.inputs, strict=True):
+            if not x.shape[1:].is_compatible_with(spec.shape[1:]):
+                raise ValueError(
+                    f"Images of the input '{spec.name}' have shape {tuple(spec.shape[1:])}. Received: shape "
+                    f"{tuple(x.shape[1:])}. Resize them."
+                )
+        return {spec.name: x for spec, x in zip(self.inputs, flat, strict=True)}
 
     def forget_traces(self) -> None:
         """Lets the next call trace anew; needed when layers were changed in place."""
         self._simulations.clear()
         self.predict_function = self.test_function = self.train_function = None
 
-    def _simulate(self, images, record, training):
-        from spiking.registry import get_encoding  # the table imports the codes, and those import this module
-
-        return get_encoding(self.encoding).simulate(self.layers, images, record, training)
+    def _simulate(self, record, training, images) -> Simulation:
+        return self.encoding.simulate(self.plan, images, record, training)
 
     def call(self, inputs, training=None, mask=None):
         return self.simulate(inputs, training=bool(training)).output
 
+    def save(self, filepath, *args, **kwargs):
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "A spiking network is saved in Keras' own format; HDF5 cannot hold its cells. Received: "
+                f"filepath={str(filepath)!r}. Let the name end in .keras."
+            )
+        return super().save(filepath, *args, **kwargs)
+
     def get_config(self):
-        return {**super().get_config(), **copy.deepcopy(vars(self._description))}
+        description = {**vars(self._description), "encoding": keras.saving.serialize_keras_object(self.encoding)}
+        return {**super().get_config(), "description": copy.deepcopy(description)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for key in ("build_input_shape", "dtype"):  # Keras writes them; a Sequential takes neither
-            config.pop(key, None)
-        config["layers"] = [
-            keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects)
-            for layer in config["layers"]
-        ]
-        return cls(**config)
+        description = config.pop("description")
+        model = functional_from_config(cls, config, custom_objects)
+        vars(model._description).update(description)
+        encoding = keras.saving.deserialize_keras_object(description["encoding"], custom_objects=custom_objects)
+        wiring = {name: tuple(sources) for name, sources in description["wiring"].items()}
+        vars(model._description).update(encoding=encoding, wiring=wiring)
+        return model
+
+
+def connect(inputs, layers: Mapping[str, Any], wiring: Mapping[str, Sequence[str]], read_outs, **description):
+    """A spiking network from its layers.
+
+    Args:
+        inputs: symbolic `keras.Input`s, in the structure that the network takes.
+        layers: name -> layer: input layers, relays, and `SpikingRNN`s.
+        wiring: name -> names of what it listens to (input layers: of the network's input), each behind its sources.
+        read_outs: names of the read-outs, in the structure of the network's output.
+        **description: further arguments of `SpikingModel`.
+    """
+    values = {symbol.name: symbol for symbol in keras.tree.flatten(inputs)}
+    for name, sources in wiring.items():
+        heard = [values[source] for source in sources]
+        values[name] = layers[name](heard[0] if len(heard) == 1 else heard)
+    outputs = keras.tree.map_structure(values.__getitem__, read_outs)
+    return SpikingModel(inputs, outputs, wiring=wiring, read_outs=read_outs, **description)

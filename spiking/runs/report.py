@@ -13,7 +13,7 @@ from typing import Any
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 from spiking.runs import summaries
 from spiking.runs.files import plain
 
@@ -74,7 +74,7 @@ class Section:
 
 
 def section(
-    snn: SpikingSequential,
+    snn: SpikingModel,
     metrics: Mapping[str, Any],
     analysis: Analysis,
     diagnosis: Diagnosis | None,

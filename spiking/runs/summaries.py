@@ -14,7 +14,7 @@ from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis
 from spiking.folding.linear import LINEAR, kernels_of
 from spiking.network.clock import RASTERS
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 
 BINS = 60  # at most, in one histogram
 
@@ -107,7 +107,7 @@ def activity_histograms(activities: Mapping[str, tuple[np.ndarray, np.ndarray]])
     }
 
 
-def weights_per_layer(ann, snn: SpikingSequential) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def weights_per_layer(ann, snn: SpikingModel) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Layer -> all entries of its kernels, for both networks; the SNN's after folding and normalisation."""
     in_ann, in_snn = {}, {}
     for path, layer in _innermost(ann):
@@ -121,7 +121,7 @@ def weights_per_layer(ann, snn: SpikingSequential) -> tuple[dict[str, np.ndarray
     return in_ann, in_snn
 
 
-def weight_histograms(ann, snn: SpikingSequential) -> dict[str, np.ndarray]:
+def weight_histograms(ann, snn: SpikingModel) -> dict[str, np.ndarray]:
     """Tag -> the weights of a layer, of both networks."""
     return {
         f"{kind}/weights/{name}": histogram_of_values(values)
@@ -147,7 +147,7 @@ def _entries(layers: Iterable) -> np.ndarray:
 # Spikes of one image
 
 
-def rasters(snn: SpikingSequential, image: np.ndarray) -> dict[str, np.ndarray]:
+def rasters(snn: SpikingModel, image: np.ndarray) -> dict[str, np.ndarray]:
     """Layer of neurons -> its spikes for one image, `(timesteps, …)`."""
     recorded = snn.simulate(image[None], (RASTERS,)).rasters
     return {

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spiking.checks import check_choice, check_percentile
-from spiking.folding.reader import FoldedNetwork
+from spiking.folding.graph import FoldedGraph, Neurons
 from spiking.scaling.fingerprint import fingerprint
 from spiking.scaling.histogram import Histogram
-from spiking.scaling.portions import portions
+from spiking.scaling.portions import length, portions
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,12 @@ class LayerCalibration:
     """What calibration found for one layer of neurons.
 
     Attributes:
-        scale: λ, the activation that is full activity: shape () or (channels,).
-        largest: the largest activation.
+        scale: λ, the activation (above the floor) that is full activity: shape () or (channels,).
+        largest: the largest activation (above the floor).
         clipped: share of the activations that lie above λ.
         silent: number of channels (without channels: 0 or 1) without any activation.
         raised: number of nearly dead channels, whose λ is the floor.
+        floor: what silence stands for: neurons of the identity send what exceeds it; a number, or (channels,).
         gain, shift: correction of the potential, W∗x + b becomes gain·(W∗x + b) + shift; numbers, or (channels,).
     """
 
@@ -39,6 +40,7 @@ class LayerCalibration:
     raised: int = 0
     gain: np.ndarray = field(default_factory=lambda: np.array(1.0))
     shift: np.ndarray = field(default_factory=lambda: np.array(0.0))
+    floor: np.ndarray = field(default_factory=lambda: np.array(0.0))
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Calibration:
     layers: dict[str, LayerCalibration]
     correction: str | None = None
 
-    def check(self, folded: FoldedNetwork, **settings) -> None:
+    def check(self, folded: FoldedGraph, **settings) -> None:
         """Refuses another network than the calibration's, and settings that contradict it.
 
         Args:
@@ -78,7 +80,7 @@ class Calibration:
         Raises:
             ValueError: naming what was received and what the calibration is of.
         """
-        names = [stage.name for stage in folded.stages if stage.holds_neurons]
+        names = list(folded.neurons)
         if list(self.layers) != names:
             raise ValueError(
                 f"The calibration must be of this ANN, whose layers of neurons are {names}. Received: one of "
@@ -139,7 +141,7 @@ class Calibration:
 
 
 def measure(
-    folded: FoldedNetwork,
+    folded: FoldedGraph,
     batches: Iterable[np.ndarray],
     method: str = "percentile",
     *,
@@ -168,36 +170,61 @@ def measure(
     check_percentile(percentile)
     if percentile < 50:
         logger.warning("norm_percentile=%g clips most activations; it is in percent, 99.9 is usual.", percentile)
-    activations = stage_function(folded)
-    histograms = {
-        stage.name: Histogram(stage.output_shape[-1] if per_channel else 1)
-        for stage in folded.stages
-        if stage.holds_neurons
-    }
+    activations = folded.function(every_node=True)
+    found = {name: Activations(node, per_channel) for name, node in folded.neurons.items()}
     smallest, largest, seen = 0.0, 0.0, 0
     for batch in batches:
         for images in portions(batch, folded):
-            seen += len(images)
-            prepared = folded.prepare(images)
-            smallest, largest = min(smallest, float(prepared.min())), max(largest, float(np.abs(prepared).max()))
+            seen += length(images)
+            for prepared in folded.prepare(images).values():
+                smallest, largest = min(smallest, float(prepared.min())), max(largest, float(np.abs(prepared).max()))
             for name, values in activations(images).items():
                 values = values.numpy()
                 _check_finite(name, values)
-                if name in histograms:
-                    histograms[name].update(values)
-    layers = {
-        name: _layer(name, histogram, histogram.scale(method, percentile, levels), per_channel)
-        for name, histogram in histograms.items()
-    }
-    found = (method, float(percentile), levels, per_channel, seen, smallest, largest or 1.0, layers)
-    return Calibration(fingerprint(folded), *found)
+                if name in found:
+                    found[name].update(values)
+    layers = {name: each.calibrated(name, method, percentile, levels) for name, each in found.items()}
+    settings = (method, float(percentile), levels, per_channel, seen, smallest, largest or 1.0)
+    return Calibration(fingerprint(folded), *settings, layers)
 
 
-def stage_function(folded: FoldedNetwork):
-    """The folded network as a function from images to a dict with what each stage gives, by its name."""
-    run = folded.function(every_stage=True)
-    names = [stage.name for stage in folded.stages]
-    return lambda images: dict(zip(names, run(images), strict=True))
+class Activations:
+    """Streams the activations of one layer of neurons.
+
+    Args:
+        node: the layer.
+        per_channel: whether channels are counted apart.
+    """
+
+    def __init__(self, node: Neurons, per_channel: bool):
+        channels = node.shape[-1]
+        self.histogram = Histogram(channels if per_channel else 1)
+        self.identity, self.per_channel = node.activation.identity, per_channel
+        self.smallest, self.largest = np.full(channels, np.inf), np.full(channels, -np.inf)
+
+    def update(self, values: np.ndarray) -> None:
+        """Adds a batch `(batch, …, channels)`."""
+        if self.identity:
+            rows = values.reshape(-1, values.shape[-1])
+            self.smallest = np.minimum(self.smallest, rows.min(axis=0))
+            self.largest = np.maximum(self.largest, rows.max(axis=0))
+        else:
+            self.histogram.update(values)
+
+    def calibrated(self, name: str, method: str, percentile: float, levels: int) -> "LayerCalibration":
+        """λ of the layer; where it computes the identity, the range of every channel, above the smallest value."""
+        if not self.identity:
+            scale = self.histogram.scale(method, percentile, levels)
+            return _layer(name, self.histogram, scale, self.per_channel)
+        scale = (self.largest - self.smallest).astype(float)
+        mean = scale[scale > 0].mean() if np.any(scale > 0) else 1.0
+        return LayerCalibration(
+            scale=np.where(scale > 0, np.maximum(scale, FLOOR * mean), mean),
+            largest=float(scale.max()),
+            clipped=0.0,
+            silent=int(np.sum(scale == 0)),
+            floor=self.smallest.astype(float),
+        )
 
 
 def _layer(name: str, histogram: Histogram, scale: np.ndarray, per_channel: bool) -> LayerCalibration:

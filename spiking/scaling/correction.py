@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from spiking.checks import check_choice
-from spiking.folding.reader import FoldedNetwork
+from spiking.folding.graph import FoldedGraph
 from spiking.quantisation import straight_through_levels
 from spiking.scaling.calibration import Calibration
-from spiking.scaling.portions import portions
+from spiking.scaling.portions import length, portions
 
 Batches = Callable[[], Iterable[np.ndarray]]
 
@@ -48,22 +48,21 @@ class RoundedNetwork:
         full: full activity in units of λ.
     """
 
-    def __init__(self, folded: FoldedNetwork, calibration: Calibration, levels: int, full: float):
+    def __init__(self, folded: FoldedGraph, calibration: Calibration, levels: int, full: float):
         self.calibration, self.levels, self.full = calibration, levels, full
-        self.ceilings = {stage.name: stage.ceiling for stage in folded.stages if stage.holds_neurons}
+        self.ceilings = {name: node.activation.ceiling for name, node in folded.neurons.items()}
         self.slopes, self.steps, self.offsets = {}, {}, {}
-        for stage in folded.stages:
-            if stage.holds_neurons:
-                channels = stage.output_shape[-1:]
-                step = np.log(np.broadcast_to(calibration.layers[stage.name].scale, channels) * full / levels)
-                self.slopes[stage.name] = tf.Variable(-step, dtype="float32")
-                self.steps[stage.name] = tf.Variable(step, dtype="float32")
-                self.offsets[stage.name] = tf.Variable(np.zeros(channels), dtype="float32")
+        for name, node in folded.neurons.items():
+            channels = node.shape[-1:]
+            step = np.log(np.broadcast_to(calibration.layers[name].scale, channels) * full / levels)
+            self.slopes[name] = tf.Variable(-step, dtype="float32")
+            self.steps[name] = tf.Variable(step, dtype="float32")
+            self.offsets[name] = tf.Variable(np.zeros(channels), dtype="float32")
         self.potentials = {}  # of the last call
-        self.forward = folded.forward(rectify=self._round)
+        self.forward = folded.forward(neurons=self._round)
 
     def __call__(self, images):
-        """What each stage gives."""
+        """What each node gives."""
         self.potentials = {}
         return self.forward(images)
 
@@ -71,12 +70,14 @@ class RoundedNetwork:
         step, ceiling = tf.exp(self.steps[name]), self.ceilings[name]
         return step if ceiling is None else tf.minimum(step, ceiling / self.levels)
 
-    def _round(self, index, stage, x):
-        self.potentials[stage.name] = x
-        step = self._step(stage.name)
-        raised = x * tf.exp(self.slopes[stage.name]) + self.offsets[stage.name]
+    def _round(self, node, x):
+        floor = tf.constant(self.calibration.layers[node.name].floor, x.dtype)
+        x, clamp = x - floor, node.activation.clamp
+        self.potentials[node.name] = x
+        step = self._step(node.name)
+        raised = x * tf.exp(self.slopes[node.name]) + self.offsets[node.name]
         value = straight_through_levels(raised, float(self.levels)) * step
-        return value if not stage.clamp else tf.where(raised * step > stage.clamp, value, 0)
+        return floor + (value if not clamp else tf.where(raised * step > clamp, value, 0))
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -105,11 +106,11 @@ def fit_shifts(folded, batches: Batches, calibration, levels, full, verbose=0) -
     network = RoundedNetwork(folded, calibration, levels, full)
     potentials = {}
 
-    def keep(index, stage, x):
-        potentials[stage.name] = x
-        return stage.rectify(x)
+    def keep(node, x):
+        potentials[node.name] = x - tf.constant(calibration.layers[node.name].floor, x.dtype)
+        return node.activation(x)
 
-    ann = folded.forward(rectify=keep)
+    ann = folded.forward(neurons=keep)
 
     @tf.function(reduce_retracing=True)
     def differences(images):
@@ -125,7 +126,7 @@ def fit_shifts(folded, batches: Batches, calibration, levels, full, verbose=0) -
         mean = 0.0
         for batch in batches():
             for images in portions(batch, folded, COPIES):
-                mean += differences(images)[name].numpy() * (len(images) / calibration.images)
+                mean += differences(images)[name].numpy() * (length(images) / calibration.images)
         offset.assign(mean * tf.exp(network.slopes[name]))
         progress.add(1)
     return network.corrected("shifts")
@@ -138,18 +139,22 @@ def fit_output(folded, batches: Batches, calibration, levels, full, verbose=0) -
     units of the ANN's mean squared output. A step of training for each batch and epoch, in the order of the images.
     """
     network = RoundedNetwork(folded, calibration, levels, full)
-    ann, activation = folded.forward(), folded.stages[-1].activation
+    ann = folded.forward()
     count = sum(1 for _ in batches())
     schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * count)
     optimizer = keras.optimizers.Adam(schedule)
     optimizer.build(network.variables)
-    unit = _output_unit(folded, batches) if LOSSES[activation] is keras.losses.mean_squared_error else 1.0
+    units = _output_units(folded, batches)
 
     @tf.function(reduce_retracing=True)
     def gradients(images):
-        expected = ann(images)[-1]
+        expected = ann(images)
         with tf.GradientTape() as tape:
-            value = tf.reduce_mean(LOSSES[activation](expected / unit, network(images)[-1] / unit))
+            found = network(images)
+            value = tf.add_n([
+                tf.reduce_mean(_loss(node)(expected[name] / units[name], found[name] / units[name]))
+                for name, node in folded.read_outs.items()
+            ])
         return value, tape.gradient(value, network.variables)
 
     progress = keras.utils.Progbar(EPOCHS * count, verbose=verbose)
@@ -157,7 +162,7 @@ def fit_output(folded, batches: Batches, calibration, levels, full, verbose=0) -
         for batch in batches():
             total, sums = 0.0, [0.0] * len(network.variables)
             for images in portions(batch, folded, COPIES):
-                share = len(images) / len(batch)
+                share = length(images) / length(batch)
                 value, found = gradients(images)
                 total += share * float(value)
                 sums = [before + share * each for before, each in zip(sums, found, strict=True)]
@@ -166,15 +171,26 @@ def fit_output(folded, batches: Batches, calibration, levels, full, verbose=0) -
     return network.corrected("output")
 
 
-def _output_unit(folded, batches: Batches) -> float:
-    """The root of the mean squared output: Adam takes gradients near its ε, 1e-7, for none, so they must not depend on
-    the output's unit."""
-    run, total, count = folded.function(), 0.0, 0
-    for batch in batches():
+def _loss(node) -> Callable:
+    """How far two outputs of a read-out are apart."""
+    return LOSSES.get(node.activation, keras.losses.mean_squared_error)
+
+
+def _output_units(folded, batches: Batches) -> dict[str, float]:
+    """Read-out -> the root of its mean squared output where squares are compared, else 1: Adam takes gradients near its
+    ε, 1e-7, for none, so they must not depend on the output's unit."""
+    squared = [name for name, node in folded.read_outs.items() if _loss(node) is keras.losses.mean_squared_error]
+    total, count = dict.fromkeys(squared, 0.0), dict.fromkeys(squared, 0)
+    run = folded.function(every_node=True)
+    for batch in batches() if squared else ():
         for images in portions(batch, folded):
-            output = run(images).numpy().astype(float)
-            total, count = total + np.sum(output**2), count + output.size
-    return float(np.sqrt(total / count)) or 1.0
+            outputs = run(images)
+            for name in squared:
+                values = outputs[name].numpy().astype(float)
+                total[name] += np.sum(values**2)
+                count[name] += values.size
+    found = {name: float(np.sqrt(total[name] / count[name])) or 1.0 for name in squared}
+    return {name: found.get(name, 1.0) for name in folded.read_outs}
 
 
 # `correct(folded, batches, calibration, levels, full, verbose) -> Calibration`
@@ -182,7 +198,7 @@ CORRECTIONS = {"shifts": fit_shifts, "output": fit_output}
 
 
 def correct(
-    correction: str, folded: FoldedNetwork, batches: Batches, calibration: Calibration, levels: int, full: float = 1.0,
+    correction: str, folded: FoldedGraph, batches: Batches, calibration: Calibration, levels: int, full: float = 1.0,
     verbose: int = 0,
 ) -> Calibration:  # fmt: skip
     """Fits a correction.
@@ -203,7 +219,7 @@ def correct(
         ValueError: the correction is unknown, or the ANN rounds its activations itself.
     """
     check_choice("correction", correction, tuple(CORRECTIONS))
-    rounding = [stage.name for stage in folded.stages if stage.levels]
+    rounding = [name for name, node in folded.neurons.items() if node.activation.levels]
     if rounding:
         raise ValueError(
             f"An ANN that rounds its activations itself needs no correction. Received: correction={correction!r} with "
