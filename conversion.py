@@ -4,8 +4,8 @@
     print(conversion_report(snn))
 
 Reading turns the ANN into a graph of nodes (`spiking.folding`): synapses with BatchNorm folded into them, neurons, max
-poolings, relays that join, read-outs. Each ANN layer type has one converter (`spiking/folding/converters.py`), looked up
-by exact type; what has none is traced or refused before any work.
+poolings, relays that join, read-outs. Each ANN layer type has one converter (`spiking/folding/converters.py`), looked
+up by exact type; what has none is traced or refused before any work.
 """
 
 import functools
@@ -29,6 +29,7 @@ from spiking.folding.reader import ConversionError, read
 from spiking.network.assembly import assemble
 from spiking.network.model import SpikingModel
 from spiking.network.records import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.runs.summaries import conversion_report
 from spiking.scaling.calibration import Calibration, measure
 from spiking.scaling.correction import correct
 
@@ -226,13 +227,6 @@ def _check_clamps(graph: FoldedGraph, code: Encoding) -> None:
             "none, so their small activations are lost as late spikes.",
             code.name, len(graph.neurons) - len(clamped), len(graph.neurons),
         )  # fmt: skip
-
-
-def conversion_report(snn: SpikingModel) -> str:
-    """The printable table of what became of each ANN layer."""
-    widths = [max(len(row[key]) for row in snn.report) for key in ("layer", "type")]
-    lines = [f"{row['layer']:<{widths[0]}}  {row['type']:<{widths[1]}}  {row['result']}" for row in snn.report]
-    return "\n".join([f"{'ANN layer':<{widths[0]}}  {'type':<{widths[1]}}  became", *lines])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

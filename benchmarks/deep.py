@@ -283,8 +283,8 @@ def page(lines: list[dict]) -> str:
         "ANN, ± the most that its standard error can be, the root of (1 − same class) / images. Aim: what it should be "
         "without retraining. Same class: share of images on which ANN and SNN agree. Operations: effective additions "
         f"per image; energy as in `spiking/analysis/statistics.py`, both from {ANALYSED_IMAGES} images. The equally "
-        "quantised ANN is `ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. `ttfs_clamped` "
-        "stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
+        "quantised ANN is `ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. "
+        "`ttfs_clamped` stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
         "",
         "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "
         "`rate`: 99.9% percentile per channel; the others: the same per layer). `shifts` and `output` are "

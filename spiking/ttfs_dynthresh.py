@@ -146,8 +146,8 @@ class TwoStreamRelay(Relay):
 
     def join(self, messages):
         spikes, pending = zip(*messages, strict=True)
-        bounds = [tf.cast(bound(layers, p), self.compute_dtype) for layers, p in zip(self.synapses, pending, strict=True)]
-        return self.analog(spikes), self.together(bounds)
+        bounds = [bound(layers, flags) for layers, flags in zip(self.synapses, pending, strict=True)]
+        return self.analog(spikes), self.together([tf.cast(each, self.compute_dtype) for each in bounds])
 
     def unpacked(self, message):
         return tuple(tf.unstack(message, num=2, axis=-1))
@@ -155,8 +155,8 @@ class TwoStreamRelay(Relay):
     def packed(self, message):
         return tf.stack(message, axis=-1)
 
-    def _sequence_shape(self, shape, joined):
-        return (*shape[:2], *joined[1:], 2)
+    def _sequence_shape(self, shape, step_shape):
+        return (*shape[:2], *step_shape, 2)
 
 
 @serializable

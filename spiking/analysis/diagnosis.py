@@ -3,20 +3,22 @@
 How errors are measured and split is told in `layer_errors.py`; here they become findings: causes with advice.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers as kl
 
-import spiking
 from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
 from spiking.encoding import Encoding
-from spiking.folding.reader import FoldedNetwork
-from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.folding.graph import FoldedGraph, Image
+from spiking.folding.reader import rerun
 from spiking.network.model import SpikingModel
+from spiking.network.records import FIRST_SPIKE_TIMES, SPIKE_COUNTS
 
 # What a finding can name.
 BATCH_NORM = "batch_norm"
@@ -92,42 +94,44 @@ class Diagnosis:
 class BatchNormCheck:
     """Compares the moving statistics of BatchNorm layers with those of their inputs.
 
-    Every BatchNorm passes its batch on normalised by the batch's own statistics, so that one wrong layer does not
-    spoil what the next ones get.
+    The ANN's graph is run with every BatchNorm normalising by its batch's own statistics, so that one wrong layer does
+    not spoil what the next ones get.
 
     Args:
-        chain: (name, layer) of the ANN's layers, in order.
+        ann: the ANN; None for no check.
     """
 
-    def __init__(self, chain: Sequence[tuple]):
-        last = max((n for n, (_, layer) in enumerate(chain) if isinstance(layer, kl.BatchNormalization)), default=-1)
-        self.chain = chain[: last + 1]
-        self.sums = {}  # name -> number of images, Σ mean, Σ square per channel, weighted by the images
+    def __init__(self, ann):
+        self.layers = batch_normalizations(ann) if ann is not None else {}
+        self.ann = ann
+        self.sums = {}  # id of a layer -> number of images, Σ mean, Σ square per channel, weighted by the images
 
-    def update(self, images: np.ndarray) -> None:
-        if not self.chain or (self.sums and len(images) < SMALL_BATCH):
+    def update(self, images) -> None:
+        """Adds a batch of images."""
+        count = len(keras.tree.flatten(images)[0])
+        if not self.layers or (self.sums and count < SMALL_BATCH):
             return
-        x = tf.convert_to_tensor(images)
-        for name, layer in self.chain:
-            if not isinstance(layer, kl.BatchNormalization):
-                x = layer(x, training=False) if layer._call_has_training_arg else layer(x)
-                continue
-            axis = layer.axis % x.shape.rank
-            mean, variance = tf.nn.moments(x, [n for n in range(x.shape.rank) if n != axis], keepdims=True)
-            count, means, squares = self.sums.get(name, (0, 0.0, 0.0))
-            mu, var = (values.numpy().astype(np.float64).ravel() for values in (mean, variance))
-            n = len(images)
-            self.sums[name] = (count + n, means + n * mu, squares + n * (var + mu**2))
-            gamma, beta = (None if w is None else tf.reshape(w, mean.shape) for w in (layer.gamma, layer.beta))
-            x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, layer.epsilon)
+        rerun(self.ann, images, {kl.BatchNormalization: self._observe})
+
+    def _observe(self, layer, x):
+        """What a BatchNorm gives for its batch; its statistics are taken down."""
+        axis = layer.axis % x.shape.rank
+        x = tf.cast(x, layer.compute_dtype)
+        mean, variance = tf.nn.moments(x, [n for n in range(x.shape.rank) if n != axis], keepdims=True)
+        count, means, squares = self.sums.get(id(layer), (0, 0.0, 0.0))
+        mu, var = (values.numpy().astype(np.float64).ravel() for values in (mean, variance))
+        n = int(x.shape[0])
+        self.sums[id(layer)] = (count + n, means + n * mu, squares + n * (var + mu**2))
+        gamma, beta = (None if w is None else tf.reshape(w, mean.shape) for w in (layer.gamma, layer.beta))
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, layer.epsilon)
 
     def findings(self) -> list[Finding]:
         """The BatchNorm layers whose statistics are not those of their inputs."""
         found = []
-        for name, layer in self.chain:
-            if name not in self.sums or not isinstance(layer, kl.BatchNormalization):
+        for name, layer in self.layers.items():
+            if id(layer) not in self.sums:
                 continue
-            count, means, squares = self.sums[name]
+            count, means, squares = self.sums[id(layer)]
             mean = means / count
             variance = np.maximum(squares / count - mean**2, 0) + layer.epsilon
             stored = np.asarray(layer.moving_variance, np.float64) + layer.epsilon
@@ -141,6 +145,12 @@ class BatchNormCheck:
                 advice = "Set its moving statistics anew on training images, or train on, with a smaller momentum."
                 found.append(Finding(name, BATCH_NORM, max(shift, stretch), evidence, advice))
         return found
+
+
+def batch_normalizations(model) -> dict[str, kl.BatchNormalization]:
+    """The BatchNorm layers of a model and of the models in it, by name."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, kl.BatchNormalization)]
+    return {layer.name: layer for layer in layers if isinstance(layer.axis, int)}
 
 
 def _dead(layer: LayerErrors) -> Finding:
@@ -166,21 +176,21 @@ def _coarseness(layer: LayerErrors) -> float:
     return max(layer.quantisation, layer.lost, layer.lost_share if layer.lost_share > SILENT_LIMIT else 0.0)
 
 
-def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
+def _resolution(layer: LayerErrors, code: Encoding) -> Finding:
     """Too few levels where the activations are: which setting is farthest from where it should be?"""
-    threshold, timesteps = settings["threshold"], settings["timesteps"]
+    threshold, timesteps, usual = code.threshold, code.timesteps, type(code)()
     farthest = {
-        THRESHOLD: threshold / code.threshold,
-        TIMESTEPS: code.timesteps / timesteps,
+        THRESHOLD: threshold / usual.threshold,
+        TIMESTEPS: usual.timesteps / timesteps,
         SCALE: layer.scale / layer.largest / SCALE_LIMIT,
     }
     cause = max(farthest, key=farthest.get) if max(farthest.values()) > 1 else TIMESTEPS
     severity = _coarseness(layer)  # above the limit, or there were no finding
     needed = math.ceil(timesteps * severity / LIMIT)
     advice = {
-        THRESHOLD: f"Lower threshold={threshold:g} towards {code.threshold:g}, or take more time steps than "
+        THRESHOLD: f"Lower threshold={threshold:g} towards {usual.threshold:g}, or take more time steps than "
         f"{timesteps}.",
-        TIMESTEPS: f"Take about {max(needed, code.timesteps)} time steps.",
+        TIMESTEPS: f"Take about {max(needed, usual.timesteps)} time steps.",
         SCALE: f"Its full activity, {layer.scale:.3g}, is {layer.scale / layer.largest:.2g} times the largest "
         "activation: convert with a lower norm_percentile, or with calibration images like these.",
     }
@@ -193,8 +203,8 @@ def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
     )  # fmt: skip
 
 
-def _arrival(layer: LayerErrors, single_spike: bool, settings) -> Finding:
-    advice = []
+def _arrival(layer: LayerErrors, single_spike: bool, code: Encoding) -> Finding:
+    advice, settings = [], code.get_config()
     if settings.get("reset", "subtract") != "subtract":
         advice.append('Take reset="subtract", which keeps what is above the threshold.')
     if settings.get("tau", math.inf) < math.inf:
@@ -204,7 +214,7 @@ def _arrival(layer: LayerErrors, single_spike: bool, settings) -> Finding:
     if single_spike:
         advice.append("Neurons fire before all their inputs have come: take a code that waits, such as ttfs_exact.")
     elif not advice:
-        advice.append(f"Take more than {settings['timesteps']} time steps, or initial_potential=0.5.")
+        advice.append(f"Take more than {code.timesteps} time steps, or initial_potential=0.5.")
     return Finding(
         layer.name, ARRIVAL, layer.arrival,
         f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, {layer.scatter:.1%} of the activation "
@@ -222,12 +232,12 @@ def _code(layer: LayerErrors) -> Finding:
     )  # fmt: skip
 
 
-def _accumulated(layers: Sequence[LayerErrors], settings) -> Finding:
+def _accumulated(layers: Sequence[LayerErrors], code: Encoding) -> Finding:
     """No layer errs much by itself, but together they do: the layer that adds most, and by which part."""
     parts = ("clipping", "quantisation", "lost", "arrival")
     worst = max(layers, key=lambda layer: max(getattr(layer, part) for part in parts))
     part = max(parts, key=lambda part: getattr(worst, part))
-    remedy = "raise norm_percentile" if part == CLIPPING else f"take more than {settings['timesteps']} time steps"
+    remedy = "raise norm_percentile" if part == CLIPPING else f"take more than {code.timesteps} time steps"
     return Finding(
         worst.name, ACCUMULATED, layers[-1].error,
         f"Small errors add up to {layers[-1].error:.1%} in '{layers[-1].name}'; this layer adds most, "
@@ -236,7 +246,7 @@ def _accumulated(layers: Sequence[LayerErrors], settings) -> Finding:
     )  # fmt: skip
 
 
-def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spike: bool) -> list[Finding]:
+def findings(layers: Sequence[LayerErrors], code: Encoding) -> list[Finding]:
     """The faults of the layers of neurons, worst first.
 
     What follows from another fault is left out: uneven arrival behind a layer that speaks too coarsely (few, heavy
@@ -246,10 +256,10 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
 
     Args:
         layers: in order.
-        code, settings: of the conversion.
-        single_spike: whether a neuron's activity is told by the time of one spike.
+        code: of the conversion, with its settings; single spikes tell by their time.
     """
-    unusual = settings["threshold"] > code.threshold or settings["timesteps"] < code.timesteps
+    usual, single_spike = type(code)(), code.tells_by == "time"
+    unusual = code.threshold > usual.threshold or code.timesteps < usual.timesteps
     found, coarse = [], False
     for layer in layers:
         if not layer.activation:
@@ -258,57 +268,70 @@ def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spi
         if layer.clipping > max(LIMIT, layer.quantisation):
             found.append(_clipping(layer))
         if _coarseness(layer) > LIMIT:
-            found.append(_resolution(layer, code, settings))
+            found.append(_resolution(layer, code))
             coarse = True
         if layer.arrival > LIMIT and single_spike and layer.scatter <= LIMIT:
             found += [] if coarse and unusual else [_code(layer)]
         elif layer.arrival > LIMIT and (single_spike or not coarse):
-            found.append(_arrival(layer, single_spike, settings))
+            found.append(_arrival(layer, single_spike, code))
     if not found and layers and layers[-1].error > ACCUMULATED_LIMIT:
-        found.append(_accumulated(layers, settings))
+        found.append(_accumulated(layers, code))
     return sorted(found, key=lambda finding: -finding.severity)
 
 
-def diagnose(folded: FoldedNetwork, snn: SpikingModel, chain: Sequence[tuple], batches: Iterable) -> Diagnosis:
+def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagnosis:
     """Compares a spiking network with its ANN layer by layer, in one pass; memory does not grow with the images.
 
     Args:
-        folded: the ANN, folded.
+        graph: the ANN, folded.
         snn: the network made of it.
-        chain: (name, layer) of the ANN's own layers, in order, for their BatchNorm statistics.
         batches: of images `(batch, …)`, checked; `conversion.diagnose` makes them.
 
     Raises:
         ValueError: the two networks do not belong together, or there is no image.
     """
-    hidden, stages = snn.hidden_layers, folded.stages[:-1]
-    if [layer.name for layer in hidden] != [stage.name for stage in stages]:
+    if list(snn.plan.hidden) != list(graph.hidden):
         raise ValueError(
-            "The SNN must have been converted from this ANN. Received: hidden layers "
-            f"{[layer.name for layer in hidden]} for {[stage.name for stage in stages]}. Convert it anew."
+            f"The SNN must have been converted from this ANN. Received: hidden layers {list(snn.plan.hidden)} for "
+            f"{list(graph.hidden)}. Convert it anew."
         )
-    code, settings = spiking.get_encoding(snn.encoding), snn.settings
-    grid = levels(code, settings, snn.timesteps)
-    every_stage = folded.function(every_stage=True)
-    alone = [FoldedNetwork(stage.chain.input_shape, [], [stage]).function() for stage in stages]
-    sums = [LayerErrorSums(stage.name, grid, scale) for stage, scale in zip(stages, snn.scales, strict=True)]
-    check, seen, same = BatchNormCheck(chain), 0, 0
+    code = snn.encoding
+    grid = levels(code, snn.timesteps)
+    sums = {name: LayerErrorSums(name, grid, snn.scales[name]) for name in graph.neurons}
+    ann, check, seen, same = graph.function(every_node=True), BatchNormCheck(graph.ann), 0, 0
+    responses = _responses(graph)
     for images in batches:
-        simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
-        *targets, scores = (values.numpy() for values in every_stage(images))
-        inputs = snn.layers[0].preprocess(tf.convert_to_tensor(images, snn.compute_dtype))
-        spikes = zip(simulation.spike_counts, simulation.first_spike_times, strict=True)
-        for each, stage, run, target, (counts, times) in zip(sums, stages, alone, targets, spikes, strict=True):
-            activity = np.asarray(code.activity(counts, times, settings)) * each.scale
-            if stage.holds_neurons:
-                each.update(target, activity, run(inputs).numpy())
-            inputs = tf.convert_to_tensor(activity, snn.compute_dtype)
-        same += int(np.sum(scores.argmax(-1) == simulation.output.numpy().argmax(-1)))
+        simulation, targets = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES)), ann(images)
+        activity = {
+            name: snn.activity(name, counts, simulation.first_spike_times[name])
+            for name, counts in simulation.spike_counts.items()
+        }
+        expected = responses(graph.flat_images(images), activity)
+        for name, each in sums.items():
+            floor = np.asarray(snn.floors.get(name, 0.0), np.float32)
+            each.update(*(np.asarray(x) - floor for x in (targets[name], activity[name], expected[name])))
+        scores = [targets[name].numpy() for name in keras.tree.flatten(graph.outputs)]
+        outputs = [output.numpy() for output in keras.tree.flatten(simulation.output)]
+        same += int(np.sum(scores[0].argmax(-1) == outputs[0].argmax(-1)))
         check.update(images)
-        seen += len(images)
+        seen += len(keras.tree.flatten(images)[0])
     if not seen:
         raise ValueError("The diagnosis needs at least one image. Received: none.")
-    layers = [each.result() for each, stage in zip(sums, stages, strict=True) if stage.holds_neurons]
-    single_spike = np.ptp(np.asarray(code.activity(np.arange(1.0, 3.0), np.ones(2), settings))) == 0
-    found = check.findings() + findings(layers, code, settings, bool(single_spike))
+    layers = [each.result() for each in sums.values()]
+    found = check.findings() + findings(layers, code)
     return Diagnosis(seen, same / seen, layers, sorted(found, key=lambda finding: -finding.severity))
+
+
+def _responses(graph: FoldedGraph):
+    """A function from (images, layer -> SNN activity) to what each layer of the ANN would give for the SNN's inputs."""
+    evaluate = {name: node.evaluation("float32", None) for name, node in graph.nodes.items()}
+
+    def run(images, activity):
+        values, given = {}, {}
+        for name, node in graph.nodes.items():
+            heard = [images[node.input]] if isinstance(node, Image) else [values[source] for source in node.sources]
+            given[name] = evaluate[name]([tf.cast(x, "float32") for x in heard])
+            values[name] = tf.convert_to_tensor(activity[name]) if name in activity else given[name]
+        return given
+
+    return tf.function(functools.partial(run), reduce_retracing=True, autograph=False)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiking.network.clock import READOUTS
 from spiking.network.model import SpikingModel
+from spiking.network.records import READOUTS
 
 
 def latency(accuracy_per_timestep: np.ndarray, ann_accuracy: float, points: float = 1.0) -> int | None:

@@ -59,18 +59,17 @@ class LayerErrors:
 PARTS = ("error", "clipping", "quantisation", "lost", "arrival", "scatter", "input")
 
 
-def levels(code: Encoding, settings, timesteps: int) -> np.ndarray:
+def levels(code: Encoding, timesteps: int) -> np.ndarray:
     """All activities one neuron can express, ascending from 0, in units of λ.
 
     Args:
-        code, settings: of the conversion; the activity depends on the spike count or on the time of the first spike.
+        code: of the conversion, with its settings.
         timesteps: of the whole simulation.
     """
     steps = np.arange(1, timesteps + 1, dtype=np.float32)
     once = np.ones_like(steps)
-    by_time = np.asarray(code.activity(once, steps, settings))
-    by_count = np.asarray(code.activity(steps, once, settings))
-    return np.unique(np.append(by_count if np.ptp(by_time) == 0 else by_time, 0.0)).astype(np.float64)
+    activity = code.activity(once, steps) if code.tells_by == "time" else code.activity(steps, once)
+    return np.unique(np.append(np.asarray(activity), 0.0)).astype(np.float64)
 
 
 def _root_mean_square(values) -> float:

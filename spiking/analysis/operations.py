@@ -12,15 +12,18 @@ apart. What differs here, for the SNN and the ANN alike:
   that it lies in. NeuroBench would call the pooled value analog and count a MAC.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers as kl
 
-from spiking.folding.linear import LINEAR, Diagonal, copy_layer, kernels_of
-from spiking.folding.reader import FoldedNetwork
+from spiking.folding.graph import FoldedGraph
+from spiking.folding.linear import Diagonal, copy_layer, is_weighted, kernels_of
+from spiking.network.plan import Plan
 
 AVERAGE_POOLING = (kl.AveragePooling1D, kl.AveragePooling2D, kl.AveragePooling3D)
 GLOBAL_AVERAGE_POOLING = (kl.GlobalAveragePooling1D, kl.GlobalAveragePooling2D, kl.GlobalAveragePooling3D)
@@ -81,7 +84,7 @@ def links(synapse: Sequence, input_shape: tuple[int, ...], dense: bool = False) 
     shape = tuple(input_shape)
     for layer in synapse:
         for part, kernels in _parts(layer):
-            weighted = type(part) in LINEAR and LINEAR[type(part)].weighted
+            weighted = is_weighted(part)
             if isinstance(part, Diagonal):
                 count = tf.identity
             elif isinstance(part, AVERAGE_POOLING):
@@ -137,50 +140,136 @@ def connections(synapse: Sequence, input_shape: tuple[int, ...], dense: bool = F
     return [int(_reached([link]).sum()) for link in links(synapse, input_shape, dense) if link.weighted]
 
 
+class Connections(NamedTuple):
+    """One way on which a layer of a spiking network is heard.
+
+    Attributes:
+        source, listener: names.
+        synapse: linear Keras layers, in order.
+        shape: of what the source sends, without the batch axis.
+    """
+
+    source: str
+    listener: str
+    synapse: list
+    shape: tuple[int, ...]
+
+
+def edges(plan: Plan) -> list[Connections]:
+    """All connections of a network, in the order of its listeners."""
+    shapes, found = {}, []
+    for name, layer in plan.inputs.items():
+        shapes[name] = tuple(layer.preprocessed_shape)
+    for name in plan.order:
+        if name in plan.inputs:
+            continue
+        cell = plan.cells.get(name)
+        synapses = [cell.synapse_layers] if cell else plan.relays[name].synapses
+        for source, synapse in zip(plan.sources[name], synapses, strict=True):
+            found.append(Connections(source, name, synapse, shapes[source]))
+        shapes[name] = tuple(cell.neurons_shape) if cell else plan.relays[name].step_shape
+    return found
+
+
+def sends_analog(plan: Plan, coded: bool) -> set[str]:
+    """Names of what sends no spikes: images as currents, and relays behind a kernel or behind one of these.
+
+    Args:
+        coded: whether images enter as spikes.
+    """
+    found = set() if coded else set(plan.inputs)
+    for name, relay in plan.relays.items():
+        if any(map(is_weighted, relay.synapse_layers)) or found.intersection(plan.sources[name]):
+            found.add(name)
+    return found
+
+
+def fan_outs(plan: Plan, coded: bool) -> dict[str, np.ndarray]:
+    """Layer -> the number of synapses that a spike of each of its units takes effect through, float64 of its shape.
+
+    Over a graph fan-out is the adjoint: what has no kernel, an identity into a sum or a concatenation, hands on the
+    fan-out of its listeners. What enters a relay that sends analog values takes effect up to there.
+
+    Args:
+        plan: the network.
+        coded: whether images enter as spikes.
+    """
+    analog, reached = sends_analog(plan, coded), {}
+    for edge in reversed(edges(plan)):
+        total = reached.setdefault(edge.source, np.zeros(edge.shape))
+        if any(map(is_weighted, edge.synapse)):
+            total += fan_out(edge.synapse, edge.shape)
+        elif edge.listener in plan.relays and edge.listener not in analog:
+            total += _handed_on(plan, edge, reached)
+    return reached
+
+
+def _handed_on(plan: Plan, edge: Connections, reached: dict[str, np.ndarray]) -> np.ndarray:
+    """The fan-out behind a relay, as it reaches the units of one of its sources."""
+    relay = plan.relays[edge.listener]
+    behind = reached.get(edge.listener)
+    if behind is None:
+        return np.zeros(edge.shape)
+    position = plan.sources[edge.listener].index(edge.source)
+    variables = [tf.zeros((1, *each.shape), tf.float64) for each in edges(plan) if each.listener == edge.listener]
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        values = [_counted(each, x) for each, x in zip(_into(plan, edge.listener), variables, strict=True)]
+        total = tf.reduce_sum(relay.together(values) * tf.constant(behind[None]))
+    return tape.gradient(total, variables[position]).numpy()[0]
+
+
+def _into(plan: Plan, listener: str) -> list[Connections]:
+    return [edge for edge in edges(plan) if edge.listener == listener]
+
+
+def _counted(edge: Connections, x: tf.Tensor) -> tf.Tensor:
+    for link in links(edge.synapse, edge.shape):
+        x = link.count(x)
+    return x
+
+
 class EffectiveMacs:
     """Streams the MACs of an ANN that are effective: neither the activation nor the weight is 0.
 
-    In each stage the nonzero inputs of the first kernel count, as they come, behind a pooling in front of it; inputs of
-    further kernels in one stage (a separable convolution's second) are sums and count as nonzero.
+    On each edge the nonzero inputs of the first kernel count, as they come, behind a pooling in front of it; inputs of
+    further kernels on one edge (a separable convolution's second) are sums and count as nonzero.
 
     Args:
-        folded: the ANN, folded.
+        graph: the ANN, folded.
     """
 
-    def __init__(self, folded: FoldedNetwork):
-        before, every_stage = folded.image_copies("float32"), folded.function(every_stage=True)
-        leads = []  # of each stage the layers in front of its first kernel; None for stages without one
+    def __init__(self, graph: FoldedGraph):
         self.reached, self.further, self.samples = [], 0, 0
-        for stage in folded.stages:
-            synapse, shape = stage.chain.copies("float32"), stage.chain.input_shape
-            chain = list(links(synapse, shape))
-            first = next((n for n, link in enumerate(chain) if link.weighted), None)
-            leads.append(None if first is None else synapse[:first])
-            if first is not None:
-                self.reached.append(_reached([chain[first]]))
-                self.further += sum(connections(synapse, shape)[1:])
+        run, leads = graph.forward(), []  # (source, the layers in front of the first kernel)
+        for node in graph.nodes.values():
+            for source, chain in node.edges:
+                if chain.weighted:
+                    synapse = chain.layers("float32")
+                    counted = list(links(synapse, chain.input_shape))
+                    first = next(n for n, link in enumerate(counted) if link.weighted)
+                    leads.append((source, synapse[:first]))
+                    self.reached.append(_reached([counted[first]]))
+                    self.further += sum(int(_reached([link]).sum()) for link in counted[first + 1 :] if link.weighted)
         self.active = [np.zeros(reached.shape, np.int64) for reached in self.reached]
 
-        @tf.function(reduce_retracing=True)
         def count(images):
-            x = images
-            for layer in before:
-                x = layer(x)
-            counts = []
-            for values, lead in zip([x, *every_stage(images)[:-1]], leads, strict=True):
-                if lead is not None:
-                    for layer in lead:
-                        values = layer(values)
-                    counts.append(tf.math.count_nonzero(values, axis=0))
+            given, counts = run(images), []
+            for source, lead in leads:
+                x = given[source]
+                for layer in lead:
+                    x = layer(x)
+                counts.append(tf.math.count_nonzero(x, axis=0))
             return counts
 
-        self.count = count
+        compiled = tf.function(functools.partial(count), reduce_retracing=True, autograph=False)
+        self.count = lambda images: compiled(graph.flat_images(images))
 
-    def update(self, images: np.ndarray) -> None:
+    def update(self, images) -> None:
         """Adds a batch of images `(batch, …)`."""
-        for active, counts in zip(self.active, self.count(tf.convert_to_tensor(images, tf.float32)), strict=True):
+        for active, counts in zip(self.active, self.count(images), strict=True):
             active += counts.numpy()
-        self.samples += len(images)
+        self.samples += len(keras.tree.flatten(images)[0])
 
     def total(self) -> float:
         """Effective MACs of all images together."""

@@ -8,15 +8,16 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-import spiking
-from spiking.analysis.operations import EffectiveMacs, connections, fan_out
-from spiking.folding.linear import Diagonal, kernels_of
-from spiking.folding.reader import FoldedNetwork
-from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.analysis.operations import EffectiveMacs, connections, edges, fan_out, fan_outs, sends_analog
+from spiking.encoding import Encoding
+from spiking.folding.graph import FoldedGraph
+from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
+from spiking.network.records import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
@@ -147,35 +148,33 @@ def _moments(histogram: np.ndarray, first: int = 0) -> tuple[float, float]:
     return mean, float(np.average((values - mean) ** 2, weights=weights))
 
 
-def _saturated(activity: Callable, counter: SpikeCounter) -> int:
-    """Number of (neuron, image) pairs with the largest activity that the code can express.
-
-    Args:
-        activity: `(counts, times) -> activity`, the code's; it may depend on the one or on the other.
-        counter: of the layer.
-    """
+def _saturated(code: Encoding, counter: SpikeCounter) -> int:
+    """Number of (neuron, image) pairs with the largest activity that the code can express."""
     steps = np.arange(1, len(counter.counts), dtype=np.float32)
-    once, first = np.ones_like(steps), np.ones_like(steps)
-    by_count, by_time = np.asarray(activity(steps, first)), np.asarray(activity(once, steps))
-    if np.ptp(by_time) == 0:
-        return int(counter.counts[1:][by_count == by_count.max()].sum())
-    return int(counter.times[1:][by_time == by_time.max()].sum())
+    once = np.ones_like(steps)
+    if code.tells_by == "time":
+        told, activity = counter.times, np.asarray(code.activity(once, steps))
+    else:
+        told, activity = counter.counts, np.asarray(code.activity(steps, once))
+    return int(told[1:][activity == activity.max()].sum())
 
 
-def _layer_statistics(layer, counter: SpikeCounter, reached: np.ndarray, samples: int, activity) -> LayerStatistics:
+def _layer_statistics(
+    name: str, cell, counter: SpikeCounter, reached: np.ndarray, samples: int, code: Encoding
+) -> LayerStatistics:
     pairs = samples * counter.totals.size
     time_mean, time_var = _moments(counter.times, first=1)
     mean, variance = _moments(counter.counts)
     return LayerStatistics(
-        name=layer.name,
+        name=name,
         neurons=counter.totals.size,
-        holds_neurons=layer.cell.holds_neurons,
+        holds_neurons=cell.holds_neurons,
         spike_mean=mean,
         spike_var=variance,
         first_spike_time_mean=time_mean,
         first_spike_time_var=time_var,
         silent_share=float(counter.times[0] / pairs),
-        saturated_share=_saturated(activity, counter) / pairs,
+        saturated_share=_saturated(code, counter) / pairs,
         spike_count_histogram=counter.counts,
         first_spike_time_histogram=counter.times,
         synaptic_operations=float(np.sum(counter.totals * reached) / samples),
@@ -199,7 +198,60 @@ def _input_events(source, coded: bool) -> Callable:
     return spikes if coded else analog
 
 
-def analyse(snn: SpikingModel, batches: Iterable[tuple], folded: FoldedNetwork | None = None) -> Analysis:
+class Measurement:
+    """What is gathered of a network while a data set goes through it.
+
+    Args:
+        snn: the network.
+        graph: the ANN it came from, for its effective MACs; None to leave them out.
+    """
+
+    def __init__(self, snn: SpikingModel, graph: FoldedGraph | None):
+        self.snn, plan = snn, snn.plan
+        self.counters = {name: SpikeCounter(plan.cells[name].neurons_shape, plan.timesteps) for name in plan.hidden}
+        self.coded = not snn.encoding.signed_input  # an input of spikes, which stand for intensities
+        self.input_events = {name: _input_events(layer, self.coded) for name, layer in plan.inputs.items()}
+        self.events = {name: np.zeros(layer.preprocessed_shape) for name, layer in plan.inputs.items()}
+        self.effective = graph and EffectiveMacs(graph)
+        self.samples, self.right, self.labelled = 0, np.zeros(plan.timesteps, np.int64), False
+
+    def update(self, images, labels) -> None:
+        """Simulates one batch, with class numbers `(batch,)` or None."""
+        self.labelled = labels is not None
+        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if self.labelled else 2]
+        simulation, plan = self.snn.simulate(images, record), self.snn.plan
+        for name, counter in self.counters.items():
+            counter.update(simulation.spike_counts[name].numpy(), simulation.first_spike_times[name].numpy())
+        if self.labelled:
+            self.right += np.sum(simulation.readouts.numpy().argmax(-1) == np.asarray(labels), axis=1)
+        named = self.snn.named_images(images)
+        for name, count in self.input_events.items():
+            self.events[name] += count(named[plan.sources[name][0]]).numpy()
+        if self.effective:
+            self.effective.update(images)
+        self.samples += len(keras.tree.flatten(images)[0])
+
+    def operations(self, reached: dict[str, np.ndarray]) -> tuple[float, float]:
+        """Effective ACs and MACs of one image, mean."""
+        plan, samples = self.snn.plan, self.samples
+        totals = {**self.events, **{name: counter.totals for name, counter in self.counters.items()}}
+        analog = sends_analog(plan, self.coded)
+        spiking = [name for name in totals if name not in analog]
+        additions = sum(np.sum(totals[name] * reached[name]) for name in spiking if name in reached) / samples
+        macs = 0.0
+        for source, _, synapse, shape in edges(plan):
+            kernels = connections(synapse, shape)
+            once = source in plan.on_images and not self.coded  # a current that is constant, or a single event
+            if source in plan.inputs and not self.coded:
+                macs += float(np.sum(self.events[source] * fan_out(synapse, shape)) / samples) + sum(kernels[1:])
+            elif source in analog:
+                macs += sum(kernels) * (1 if once else plan.timesteps)
+            else:
+                macs += sum(kernels[1:]) * plan.timesteps
+        return float(additions), macs
+
+
+def analyse(snn: SpikingModel, batches: Iterable[tuple], graph: FoldedGraph | None = None) -> Analysis:
     """Simulates a data set and measures spikes, operations, energy and, with labels, accuracy.
 
     Memory grows neither with the number of images nor with T, but for the scores of one batch at every step, and
@@ -209,82 +261,58 @@ def analyse(snn: SpikingModel, batches: Iterable[tuple], folded: FoldedNetwork |
         snn: the network.
         batches: (images, labels) with images `(batch, …)` and class numbers `(batch,)`, or None in place of all
             labels; checked already. `conversion.snn_activation_analysis` makes them from arrays and data sets.
-        folded: the ANN it came from, for its effective MACs; None to leave them out.
+        graph: the ANN it came from, folded, for its effective MACs; None to leave them out.
 
     Raises:
         ValueError: there is no image.
     """
-    effective = folded and EffectiveMacs(folded)
-    source, rnns, timesteps = snn.layers[0], snn.layers[1:], snn.timesteps
-    counters = [SpikeCounter(layer.cell.neurons_shape, timesteps) for layer in snn.hidden_layers]
-    code = spiking.get_encoding(snn.encoding)
-    coded = not code.signed_input(snn.settings)  # an input of spikes, which stand for intensities
-    input_shape = snn.input_shape[1:]
-    for layer in source.preprocessing:
-        input_shape = tuple(layer.compute_output_shape((None, *input_shape)))[1:]
-    events, input_events = np.zeros(input_shape), _input_events(source, coded)
-    samples, right, labelled = 0, np.zeros(timesteps, np.int64), False
+    found = Measurement(snn, graph)
     for images, labels in batches:
-        labelled = labels is not None
-        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if labelled else 2]
-        simulation = snn.simulate(images, record)
-        for counter, counts, times in zip(
-            counters, simulation.spike_counts, simulation.first_spike_times, strict=True
-        ):
-            counter.update(counts.numpy(), times.numpy())
-        if labelled:
-            right += np.sum(simulation.readouts.numpy().argmax(-1) == np.asarray(labels), axis=1)
-        events += input_events(tf.convert_to_tensor(images, snn.compute_dtype)).numpy()
-        if effective:
-            effective.update(images)
-        samples += len(images)
-    if not samples:
+        found.update(images, labels)
+    if not found.samples:
         raise ValueError("The analysis needs at least one image. Received: none.")
+    return _analysis(snn, found)
 
-    shapes = [input_shape, *(counter.totals.shape for counter in counters)]
-    synapses = [layer.cell.synapse_layers for layer in rnns]
-    reached = [fan_out(synapse, shape) for synapse, shape in zip(synapses, shapes, strict=True)]
-    through = [connections(synapse, shape) for synapse, shape in zip(synapses, shapes, strict=True)]
-    dense = [connections(synapse, shape, dense=True) for synapse, shape in zip(synapses, shapes, strict=True)]
 
-    activity = lambda counts, times: code.activity(counts, times, snn.settings)  # noqa: E731
+def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
+    """All numbers, from what was gathered."""
+    plan, code, samples, timesteps = snn.plan, snn.encoding, found.samples, snn.timesteps
+    reached = fan_outs(plan, found.coded)
     layers = [
-        _layer_statistics(layer, counter, outwards, samples, activity)
-        for layer, counter, outwards in zip(snn.hidden_layers, counters, reached[1:], strict=True)
+        _layer_statistics(name, plan.cells[name], counter, reached[name], samples, code)
+        for name, counter in found.counters.items()
     ]
-    input_operations = float(np.sum(events * reached[0]) / samples)
-    operations = sum(layer.synaptic_operations for layer in layers) + (input_operations if coded else 0)
-    macs = (0 if coded else input_operations) + sum(through[0][1:]) * (timesteps if coded else 1)
-    macs += sum(sum(further[1:]) for further in through[1:]) * timesteps
-
+    operations, macs = found.operations(reached)
+    dense = sum(sum(connections(synapse, shape, dense=True)) for _, _, synapse, shape in edges(plan))
     neurons = sum(layer.neurons for layer in layers if layer.holds_neurons)
     spikes = sum(layer.spike_mean * layer.neurons for layer in layers if layer.holds_neurons)
-    updated = neurons + math.prod(rnns[-1].cell.neurons_shape)
-    kernels = [kernel for synapse in synapses for each in synapse if not isinstance(each, Diagonal)
-               for kernel in kernels_of(each)]  # fmt: skip
+    updated = neurons + sum(math.prod(plan.cells[name].neurons_shape) for name in plan.read_outs)
+    kernels = [kernel for edge in edges(plan) for layer in edge.synapse if is_weighted(layer)
+               for kernel in kernels_of(layer)]  # fmt: skip
     weights, zeros = sum(kernel.size for kernel in kernels), sum(int(np.sum(kernel == 0)) for kernel in kernels)
+    events = sum(float(each.sum()) for each in found.events.values())
     return Analysis(
         samples=samples,
         timesteps=timesteps,
         layers=layers,
         spikes_per_neuron=spikes / neurons if neurons else 0.0,
-        input_spikes=float(events.sum() / samples) if coded else 0.0,
+        input_spikes=events / samples if found.coded else 0.0,
         synaptic_operations=operations,
         macs=float(macs),
         neuron_updates=updated * timesteps,
-        ann_macs=sum(map(sum, dense)),
+        ann_macs=dense,
         connection_sparsity=zeros / weights if weights else 0.0,
         activation_sparsity=1 - spikes / (neurons * timesteps) if neurons else 1.0,
         footprint=_footprint(snn),
-        ann_energy=ENERGY_PER_MAC * sum(map(sum, dense)),
+        ann_energy=ENERGY_PER_MAC * dense,
         snn_energy=ENERGY_PER_MAC * macs + ENERGY_PER_AC * operations,
-        accuracy=float(right[-1] / samples) if labelled else None,
-        accuracy_per_timestep=right / samples if labelled else None,
-        ann_effective_macs=effective.total() / samples if effective else None,
+        accuracy=float(found.right[-1] / samples) if found.labelled else None,
+        accuracy_per_timestep=found.right / samples if found.labelled else None,
+        ann_effective_macs=found.effective.total() / samples if found.effective else None,
     )
 
 
 def _footprint(snn) -> int:
     """Bytes of all weights and of the cells' state for one image."""
-    held = [*snn.weights, *(tensor for layer in snn.layers[1:] for tensor in layer.cell.get_initial_state(1))]
+    held = [*snn.weights, *(tensor for cell in snn.plan.cells.values() for tensor in cell.get_initial_state(1))]
     return sum(np.asarray(values).nbytes for values in held)

@@ -13,7 +13,7 @@ import numpy as np
 from spiking.folding.activations import IDENTITY, RELU, Activation
 from spiking.folding.chain import Chain, as_map
 from spiking.folding.graph import Edge, Image, Join, Neurons, Node, Pool, ReadOut, Relay
-from spiking.folding.linear import LINEAR, PADDING, Diagonal, Offset, channel_vector
+from spiking.folding.linear import PADDING, Diagonal, Offset, channel_vector, is_weighted
 
 HIDDEN_REMEDY = (
     "Spikes stand for the values of a ReLU: hidden activations must be relu or relu6; others may stand at the end "
@@ -97,8 +97,7 @@ class Reading:
         """The row of a layer; models whose layers have rows of their own are not listed."""
         if not listed:
             return Row(layer.name, type(layer).__name__)
-        weighted = type(layer) in LINEAR and LINEAR[type(layer)].weighted
-        row = Row(self.unique(layer.name, path), type(layer).__name__, weighted)
+        row = Row(self.unique(layer.name, path), type(layer).__name__, is_weighted(layer))
         self.rows.append(row)
         return row
 
@@ -114,7 +113,9 @@ class Reading:
                 needed.update(node.sources)
         nodes = {name: node for name, node in self.nodes.items() if name in needed}
         images = [node for node in nodes.values() if isinstance(node, Image)]
-        names = {node.name: self.unique("input_spikes" if len(images) == 1 else f"{node.input}_spikes") for node in images}
+        names = {
+            node.name: self.unique("input_spikes" if len(images) == 1 else f"{node.input}_spikes") for node in images
+        }
 
         def renamed(node):
             edges = tuple(Edge(names.get(edge.source, edge.source), edge.chain) for edge in node.edges)
@@ -236,8 +237,7 @@ class Folded:
     def linear(self, layer) -> "Folded":
         """A linear layer becomes part of the next synapse."""
         x = self._ready()
-        weighted = LINEAR[type(layer)].weighted
-        if weighted and x.on_image and x.chain.links + x.image_layers and not x.chain.held_in_float32:
+        if is_weighted(layer) and x.on_image and x.chain.links + x.image_layers and not x.chain.held_in_float32:
             x = x._acted_on_image(x.image_layers, x.rows[:-1], x.rows[-1:])
         self.row.template = "synapse of '{node}'"
         if x.on_image:
@@ -350,15 +350,16 @@ class Folded:
         first, kept = self.pools[0], [pool.row for pool in self.pools]
         activation = RELU if self._never_negative() else IDENTITY
         name = self.reading.unique(f"{first.row.name}_neurons")
-        replace(self, pools=(), rows=tuple(row for row in self.rows if row not in kept)).end(name, "inserted neurons")
+        last = self.rows.index(self.pools[-1].row)
+        before = tuple(row for row in self.rows[:last] if row not in kept)
+        replace(self, pools=(), rows=before).end(name, "inserted neurons")
         what = "max(0, x)" if activation is RELU else "the identity"
         row = Row(name, "inserted", results=[f"neurons that compute {what} in front of '{first.row.name}'"])
         self.reading.rows.insert(self.reading.rows.index(first.row), row)
         value = self.reading.neurons(name, self.chain, self.source, activation)
         for pool in self.pools:
             value = value._pooled(pool.layer, pool.row, Chain(pool.input_shape), pool.sign)
-        behind = self.rows[self.rows.index(self.pools[-1].row) + 1 :]
-        return replace(value, rows=behind)
+        return replace(value, rows=self.rows[last + 1 :])
 
     # What they share
 
@@ -416,10 +417,8 @@ class Folded:
 
     def _never_negative(self) -> bool:
         """Whether no value can be negative, whatever the image."""
-        scale = self.chain.scale
-        positive = scale is None or np.all(scale >= 0)
-        unmixed = not self.chain.weighted and all(link.scale is None or np.all(link.scale >= 0) for link in self.chain.links)
-        return bool(positive and unmixed and np.all(self.chain.bias >= 0)) and _not_negative(self.reading.nodes, self.node)
+        positive = _keeps_signs(self.chain.settled()) and bool(np.all(self.chain.bias >= 0))
+        return positive and _not_negative(self.reading.nodes, self.node)
 
 
 def _affine_layers(scale, shift, shape) -> Iterator[tuple]:
@@ -444,13 +443,15 @@ def _sends_spikes(nodes, node) -> bool:
 
 
 def _not_negative(nodes, node) -> bool:
+    """Whether nothing that a node gives can be negative, whatever the image."""
     if isinstance(node, Neurons):
         return not node.activation.identity
     if isinstance(node, Relay | Pool):
-        chains = (edge.chain for edge in node.edges)
-        plain = all(
-            not chain.weighted and all(link.scale is None or np.all(link.scale >= 0) for link in chain.links)
-            for chain in chains
-        )
+        plain = all(_keeps_signs(edge.chain) for edge in node.edges)
         return plain and all(_not_negative(nodes, nodes[source]) for source in node.sources)
     return False
+
+
+def _keeps_signs(chain: Chain) -> bool:
+    """Whether the linear part makes nothing negative of what is not: no kernels, no negative scales."""
+    return all(not link.kind.weighted and (link.scale is None or np.all(link.scale >= 0)) for link in chain.links)

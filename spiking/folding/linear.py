@@ -1,8 +1,8 @@
 """Linear layers: what a synapse may hold, and how a scale per channel gets into a kernel or past a layer.
 
-Folding BatchNorm and normalising weights are both diagonal scalings in front of or behind a synapse. A scale is a *map*:
-an array of the rank of the activation it belongs to, whose axes have the activation's length or 1, where it is the same
-all along. A map that is 1 on all axes but the last is a scale per channel, which kernels absorb.
+Folding BatchNorm and normalising weights are both diagonal scalings in front of or behind a synapse. A scale is a
+*map*: an array of the rank of the activation it belongs to, whose axes have the activation's length or 1, where it is
+the same all along. A map that is 1 on all axes but the last is a scale per channel, which kernels absorb.
 """
 
 import re
@@ -94,8 +94,8 @@ class Pick(keras.layers.Layer):
         return x[(slice(None), *(slice(*each) for each in self.slices))]
 
     def compute_output_shape(self, input_shape):
-        picked = (len(range(*slice(*each).indices(size))) for each, size in zip(self.slices, input_shape[1:], strict=True))
-        return (input_shape[0], *picked)
+        axes = zip(self.slices, input_shape[1:], strict=True)
+        return (input_shape[0], *(len(range(*slice(*each).indices(size))) for each, size in axes))
 
     def get_config(self):
         return {**super().get_config(), "slices": self.slices}
@@ -235,6 +235,11 @@ LINEAR: dict[type, LinearKind] = {
     Interpolation: AVERAGE,
     Diagonal: DIAGONAL,
 }
+
+
+def is_weighted(layer) -> bool:
+    """Whether a layer is linear with a kernel."""
+    return type(layer) in LINEAR and LINEAR[type(layer)].weighted
 
 
 def kernel_arrays(layer) -> list[np.ndarray]:

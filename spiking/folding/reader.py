@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.models import Functional, Sequential
 
 from spiking.folding.converters import CONVERTERS
@@ -272,3 +273,26 @@ def _structure(model):
     """The model's symbolic outputs in their structure."""
     outputs = model.output
     return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
+
+
+def rerun(model, inputs, replaced: Mapping[type, Callable]):
+    """Runs a model on tensors, with other functions in place of some of its layers; models in it are gone into.
+
+    Args:
+        model: Sequential or functional; what has a `call` of its own is called as it is.
+        inputs: as the model takes them.
+        replaced: layer type -> `f(layer, x) -> x`.
+    """
+
+    def apply(layer, *arguments, **keywords):
+        if type(layer) in replaced:
+            return replaced[type(layer)](layer, *arguments)
+        if isinstance(layer, Sequential | Functional) and not _has_own_call(layer):
+            return rerun(layer, arguments[0], replaced)
+        return layer(*arguments, **keywords)
+
+    if isinstance(model, Sequential):
+        for layer in model.layers:
+            inputs = apply(layer, inputs)
+        return inputs
+    return walk(model, [tf.convert_to_tensor(x) for x in keras.tree.flatten(inputs)], apply, lambda value: value)

@@ -85,8 +85,8 @@ class Assembly:
 
     def layer(self, node: Node):
         """The Keras layer of a node whose sources have theirs."""
-        build = {Image: self._image, Neurons: self._neurons, Pool: self._pool, Relay: self._relay, ReadOut: self._read_out}
-        layer, unit, constant = build[type(node)](node)
+        kinds = {Image: self._image, Neurons: self._neurons, Pool: self._pool, Relay: self._relay}
+        layer, unit, constant = kinds.get(type(node), self._read_out)(node)
         rank = len(node.shape)
         self.units[node.name], self.constants[node.name] = as_map(unit, rank), as_map(constant, rank)
         return layer

@@ -34,6 +34,7 @@ class SpikingInput(keras.layers.Layer):
             if not layer.built:
                 layer.build(shape)
             shape = tuple(layer.compute_output_shape(shape))
+        self.preprocessed_shape = shape[1:]
         self.built = True
 
     def preprocess(self, images: tf.Tensor) -> tf.Tensor:

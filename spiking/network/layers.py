@@ -60,13 +60,23 @@ class Relay(keras.layers.Layer):
         return [[next(layers) for _ in range(length)] for length in self.lengths]
 
     def build(self, input_shape):
+        shapes = []
         for synapse, shape in zip(self.synapses, _shapes(input_shape), strict=True):
             shape = self._step_shape(shape)
             for layer in synapse:
                 if not layer.built:
                     layer.build(shape)
                 shape = tuple(layer.compute_output_shape(shape))
+            shapes.append(shape[1:])
+        self.step_shape = self._joined(shapes)  # of what goes out in one time step, without the batch axis
         self.built = True
+
+    def _joined(self, shapes) -> tuple[int, ...]:
+        joined = list(shapes[0])
+        for shape in shapes[1:]:
+            for axis, size in enumerate(shape):
+                joined[axis] = joined[axis] + size if axis + 1 == self.axis else max(joined[axis], size)
+        return tuple(joined)
 
     def _step_shape(self, shape) -> tuple:
         """Of one message of a sequence, the batch axis in front."""
@@ -113,20 +123,12 @@ class Relay(keras.layers.Layer):
         return message
 
     def compute_output_shape(self, input_shape):
-        shapes = []
-        for synapse, shape in zip(self.synapses, _shapes(input_shape), strict=True):
-            step = self._step_shape(shape)
-            for layer in synapse:
-                step = tuple(layer.compute_output_shape(step))
-            shapes.append(step)
-        joined = list(shapes[0])
-        for shape in shapes[1:]:
-            for axis in range(1, len(joined)):
-                joined[axis] = joined[axis] + shape[axis] if axis == self.axis else max(joined[axis], shape[axis])
-        return self._sequence_shape(_shapes(input_shape)[0], joined)
+        if not self.built:
+            self.build(input_shape)
+        return self._sequence_shape(_shapes(input_shape)[0], self.step_shape)
 
-    def _sequence_shape(self, shape, joined) -> tuple:
-        return (*shape[:2], *joined[1:])
+    def _sequence_shape(self, shape, step_shape) -> tuple:
+        return (*shape[:2], *step_shape)
 
     def get_config(self):
         layers = [[keras.saving.serialize_keras_object(layer) for layer in synapse] for synapse in self.synapses]

@@ -24,8 +24,9 @@ from spiking.network.records import Simulation, check_record
 class SpikingModel(Functional):
     """A converted network: takes the ANN's inputs, returns its kind of output, simulates in one loop.
 
-    Its layers are an input layer per image and one `SpikingRNN` per layer of neurons, wired as the ANN is, with `Relay`s
-    where that joins; run by stock Keras (`keras.Model(snn.inputs, snn.outputs)`) they give the same result, more slowly.
+    Its layers are an input layer per image and one `SpikingRNN` per layer of neurons, wired as the ANN is, with
+    `Relay`s where that joins; run by stock Keras (`keras.Model(snn.inputs, snn.outputs)`) they give the same result,
+    more slowly.
 
     Args:
         inputs, outputs: as of `keras.Model`.

@@ -80,13 +80,13 @@ def settings_per_encoding(arguments: Mapping[str, Any]) -> dict[str, dict[str, A
     found = {}
     for code in codes:
         known = {name: value for name, value in (common | options).items() if name in code.options}
-        found[code.name] = code.settings(arguments["timesteps"], arguments["threshold"], **known)
+        found[code.name] = code.configured(arguments["timesteps"], arguments["threshold"], **known).get_config()
     return found
 
 
 def rounds(encoding: str, settings: Mapping[str, Any]) -> bool:
     """Whether the encoding's neurons round to the nearest level, so that there is something to correct."""
-    return get_encoding(encoding).rounding_levels(settings) is not None
+    return get_encoding(encoding).configured(**settings).rounding_levels is not None
 
 
 def check_rounding(arguments: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> None:

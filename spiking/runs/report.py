@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
 from spiking.network.model import SpikingModel
@@ -88,10 +87,10 @@ def section(
         analysis, diagnosis: of the network; the analysis with labels.
         figures: caption -> PNG.
     """
-    summary = spiking.get_encoding(snn.encoding).summary
+    summary = snn.encoding.summary
     became = [(row["layer"], row["type"], row["result"]) for row in snn.report]
     return Section(
-        encoding=snn.encoding,
+        encoding=snn.encoding.name,
         metrics=metrics,
         layers=summaries.layer_table(analysis),
         conversion=[("ANN layer", "type", "became"), *became],

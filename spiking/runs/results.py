@@ -94,7 +94,7 @@ def hyperparameters(arguments: Mapping[str, Any], code: Encoding, settings: Mapp
     found["per_channel"] = code.per_channel if per_channel is None else per_channel
     if code.needs_clamp:
         found["beta"] = arguments["beta"]
-    rounds = code.rounding_levels(settings) is not None
+    rounds = code.configured(**settings).rounding_levels is not None
     found |= {name: arguments[name] for name in ("correction", "training_levels") if rounds and arguments[name]}
     return {**found, "encoding": code.name, **settings}
 

@@ -12,9 +12,9 @@ import numpy as np
 from spiking.analysis.diagnosis import PARTS, Diagnosis
 from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis
-from spiking.folding.linear import LINEAR, kernels_of
-from spiking.network.clock import RASTERS
+from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
+from spiking.network.records import RASTERS
 
 BINS = 60  # at most, in one histogram
 
@@ -111,13 +111,12 @@ def weights_per_layer(ann, snn: SpikingModel) -> tuple[dict[str, np.ndarray], di
     """Layer -> all entries of its kernels, for both networks; the SNN's after folding and normalisation."""
     in_ann, in_snn = {}, {}
     for path, layer in _innermost(ann):
-        if type(layer) in LINEAR and LINEAR[type(layer)].weighted:
+        if is_weighted(layer):
             name = path[-1] if path[-1] not in in_ann else "_".join(path)
             in_ann[name] = _entries([layer])
-    for layer in snn.layers[1:]:
-        weighted = [each for each in layer.cell.synapse_layers if type(each) in LINEAR and LINEAR[type(each)].weighted]
-        if weighted:
-            in_snn[layer.name] = _entries(weighted)
+    for name, holder in {**snn.plan.relays, **snn.plan.cells}.items():
+        if weighted := [layer for layer in holder.synapse_layers if is_weighted(layer)]:
+            in_snn[name] = _entries(weighted)
     return in_ann, in_snn
 
 
@@ -150,11 +149,7 @@ def _entries(layers: Iterable) -> np.ndarray:
 def rasters(snn: SpikingModel, image: np.ndarray) -> dict[str, np.ndarray]:
     """Layer of neurons -> its spikes for one image, `(timesteps, …)`."""
     recorded = snn.simulate(image[None], (RASTERS,)).rasters
-    return {
-        layer.name: raster.numpy()[:, 0]
-        for layer, raster in zip(snn.hidden_layers, recorded, strict=True)
-        if layer.cell.holds_neurons
-    }
+    return {name: raster.numpy()[:, 0] for name, raster in recorded.items() if snn.plan.cells[name].holds_neurons}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,7 +219,7 @@ def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0)
     return f"From time step {step} of {analysis.timesteps} on it stays {within}."
 
 
-def conversion_report(snn: SpikingSequential) -> str:
+def conversion_report(snn: SpikingModel) -> str:
     """The printable table of what became of each ANN layer."""
     widths = [max(len(row[key]) for row in snn.report) for key in ("layer", "type")]
     lines = [f"{row['layer']:<{widths[0]}}  {row['type']:<{widths[1]}}  {row['result']}" for row in snn.report]

@@ -13,7 +13,7 @@ IRRELEVANT = ("name", "dtype", "trainable")
 
 
 def fingerprint(graph: FoldedGraph) -> str:
-    """A hash of everything that decides a network's activations: layers, kernels, biases, activations, poolings, wiring.
+    """A hash of everything that decides a network's activations: layers, kernels, biases, activations, wiring.
 
     Names of layers without neurons do not count, and the same network read again, or loaded from a file, has the same
     fingerprint. Costs a pass over the weights, two gigabytes a second.
