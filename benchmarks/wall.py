@@ -13,6 +13,7 @@ means equal.
 
 import argparse
 import collections
+import dataclasses
 import json
 import os
 import platform
@@ -30,11 +31,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import keras  # noqa: E402  the paths and TensorFlow's log level come first
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from random_graphs import RandomGraph, random_graph  # noqa: E402
 from random_networks import RandomNetwork, random_network  # noqa: E402
 
 import spiking  # noqa: E402
 from conversion import CONVERTERS, ConversionError, assemble, calibrate, convert_ann_to_snn, read  # noqa: E402
-from spiking.network.clock import FIRST_SPIKE_TIMES, RASTERS, SPIKE_COUNTS  # noqa: E402
+from spiking.network.records import FIRST_SPIKE_TIMES, RASTERS, SPIKE_COUNTS  # noqa: E402
 
 RESULTS = ROOT / "docs" / "wall.jsonl"
 SUMMARY = ROOT / "docs" / "WALL.md"
@@ -83,7 +85,7 @@ SPIKE_INPUT = {
 
 def codes_for(network: RandomNetwork) -> list[str]:
     """The encodings that can convert it: a ReLU with a threshold is not for all."""
-    return [name for name, code in spiking.ENCODINGS.items() if code.clamp_options or not network.clamped]
+    return [name for name, code in spiking.ENCODINGS.items() if code.clamp([]) is not None or not network.clamped]
 
 
 def relative(difference, reference) -> float:
@@ -95,42 +97,68 @@ def relative(difference, reference) -> float:
 # Checks. Each returns what it measured.
 
 
+def without_last_activation(graph):
+    """The folded graph with linear read-outs."""
+    linear = {name: dataclasses.replace(node, activation=keras.activations.linear)
+              for name, node in graph.read_outs.items()}  # fmt: skip
+    return dataclasses.replace(graph, nodes={**graph.nodes, **linear}, _functions={})
+
+
+def flat(outputs) -> list[np.ndarray]:
+    """One output or several as a list of arrays."""
+    return [np.asarray(each) for each in keras.tree.flatten(outputs)]
+
+
+def worst_of(found, expected) -> float:
+    """Largest relative difference of one output or several."""
+    pairs = zip(flat(found), flat(expected), strict=True)
+    return max(relative(actual - wanted, wanted) for actual, wanted in pairs)
+
+
 def check_folding(network: RandomNetwork) -> dict[str, float]:
-    """The folded network against the ANN."""
-    folded = read(network.ann)
-    readout = folded.stages[-1]
-    activation, readout.activation = readout.activation, keras.activations.linear
-    without_last = network.build(last_activation=False)
-    logits = folded.function()(network.images)
-    expected = np.asarray(without_last(network.images, training=False))
-    scores = np.asarray(network.ann(network.images, training=False))
+    """The folded network against the ANN, without and with the last activation."""
+    graph = read(network.ann)
+    bare = without_last_activation(graph)
+    expected = network.build(last_activation=False)(network.images, training=False)
+    scores = network.ann(network.images, training=False)
     measured = {
         "folding float32": max(
-            relative(logits - expected, expected), relative(np.asarray(activation(logits)) - scores, scores)
+            worst_of(bare.function()(network.images), expected), worst_of(graph.function()(network.images), scores)
         )
     }
     images = network.images.astype(np.float64)
-    exact = np.asarray(network.build("float64", last_activation=False)(images, training=False))
-    measured["folding float64"] = relative(folded.function("float64")(images) - exact, exact)
-    measured["rounding of the ANN"] = relative(expected - exact, exact)
+    exact = network.build("float64", last_activation=False)(images, training=False)
+    measured["folding float64"] = worst_of(bare.function("float64")(images), exact)
+    measured["rounding of the ANN"] = worst_of(expected, exact)
     return measured
+
+
+def check_graph_folding(network: RandomGraph) -> dict[str, float]:
+    """The folded graph against the ANN, in float32 and float64."""
+    graph, images = read(network.ann), keras.tree.map_structure(lambda x: x.astype(np.float64), network.images)
+    scores, exact = network.ann(network.images, training=False), network.build("float64")(images, training=False)
+    return {
+        "folding float32": worst_of(graph.function()(network.images), scores),
+        "folding float64": worst_of(graph.function("float64")(images), exact),
+    }
 
 
 def check_closed_form(network: RandomNetwork) -> dict[str, float]:
     """`ttfs_exact` on random weights, layer by layer: the stock Keras layer on the closed form's input spikes."""
     snn = convert_ann_to_snn(network.ann, network.images, EXACT, **SETTINGS[EXACT])
-    source, *layers = snn.layers
-    times = [each.numpy() for each in snn.simulate(network.images, (FIRST_SPIKE_TIMES,)).first_spike_times]
-    x, levels, steps = source(network.images), source.levels(source.preprocess(network.images)), snn.timesteps
-    worst = 0.0
-    for layer, expected in zip(layers[:-1], times, strict=True):
-        cell = layer.cell
+    times = snn.simulate(network.images, (FIRST_SPIKE_TIMES,)).first_spike_times
+    (name,) = snn.plan.inputs
+    source, steps = snn.get_layer(name), snn.timesteps
+    x, levels = source(network.images), source.levels(source.preprocess(network.images))
+    largest = 0.0
+    for layer in snn.hidden_layers:
+        cell, expected = layer.cell, times[layer.name].numpy()
         differ = first_times(np.moveaxis(np.asarray(layer(x)), 1, 0)) != expected
         if np.any(differ):
-            worst = max(worst, float(distance_from_threshold(cell, levels)[differ].max()))
+            largest = max(largest, float(distance_from_threshold(cell, levels)[differ].max()))
         levels = cell.levels(levels)
         x = np.stack([expected == step for step in range(1, steps + 1)], axis=1).astype(np.float32)
-    return {"closed form": worst}
+    return {"closed form": largest}
 
 
 def distance_from_threshold(cell, levels) -> np.ndarray:
@@ -150,66 +178,57 @@ def first_times(raster: np.ndarray) -> np.ndarray:
     return np.where(raster.any(axis=0), raster.argmax(axis=0) + 1, 0)
 
 
-def dyadic_snn(network: RandomNetwork, encoding: str):
-    """The spiking network of a dyadic ANN: scales are powers of two, so nothing rounds."""
-    code = spiking.get_encoding(encoding)
+def dyadic_snn(network, encoding: str):
+    """The spiking network of a dyadic ANN: scales and floors are dyadic, so nothing rounds."""
     own = SPIKE_INPUT.get(encoding, {}) if network.seed % 3 == 0 else {}
-    settings = code.settings(**SETTINGS.get(encoding, {"timesteps": 16}), **own)
-    folded = read(network.ann)
-    calibration = calibrate(folded, network.images, "max", per_channel=network.seed % 2 == 0)
-    neurons = [stage for stage in folded.stages if stage.holds_neurons]
-    for stage, layer in zip(neurons, calibration.layers.values(), strict=True):
-        layer.scale = 2.0 ** np.round(np.log2(layer.scale))
-        if stage.ceiling is not None:  # `assemble` lowers a scale to the ceiling, and 6 is no power of two
-            power = 2.0 ** np.floor(np.log2(stage.ceiling / code.spike_value(settings)))
-            layer.scale = np.minimum(layer.scale, power)
+    code = spiking.get_encoding(encoding).configured(**SETTINGS.get(encoding, {"timesteps": 16}), **own)
+    graph = read(network.ann)
+    calibration = calibrate(graph, network.images, "max", per_channel=network.seed % 2 == 0)
+    for name, layer in calibration.layers.items():
+        layer.scale, ceiling = 2.0 ** np.round(np.log2(layer.scale)), graph.nodes[name].activation.ceiling
+        layer.floor = np.floor(layer.floor * 8) / 8
+        if ceiling is not None:  # `assemble` lowers a scale to the ceiling, and 6 is no power of two
+            layer.scale = np.minimum(layer.scale, 2.0 ** np.floor(np.log2(ceiling / code.spike_value)))
     calibration.input_maximum = 1.0
-    return assemble(folded, code, settings, calibration, name=f"wall_{encoding}")
+    return assemble(graph, code, calibration, name=f"wall_{encoding}")
 
 
 def stock_stack(snn, images):
-    """The stack as stock Keras runs it, layer by layer: rasters `(T, batch, …)` of the hidden layers, and scores.
-
-    The layers are those of `keras.Sequential([keras.Input(shape), *snn.layers])`.
-    """
-
-    @tf.function
-    def run(x):
-        x, outputs = snn.layers[0](x), []
-        for layer in snn.layers[1:]:
-            x = layer(x)
-            outputs.append(x)
-        return outputs
-
-    *hidden, scores = run(tf.constant(images))
-    rasters = []
-    for layer, output in zip(snn.hidden_layers, hidden, strict=True):
-        raster = np.moveaxis(output.numpy(), 1, 0)
+    """The network as stock Keras runs it: rasters `(T, batch, …)` of the hidden layers by name, and scores."""
+    outputs = {layer.name: layer.output for layer in snn.hidden_layers}
+    stock = keras.Model(snn.inputs, [outputs, list(keras.tree.flatten(snn.output))])
+    hidden, scores = tf.function(stock)(keras.tree.flatten(images))
+    rasters = {}
+    for layer in snn.hidden_layers:
+        raster = np.moveaxis(hidden[layer.name].numpy(), 1, 0)
         if len(layer.cell.output_shape) > len(layer.cell.neurons_shape):  # a second stream beside the spikes
             raster = raster[..., 0]
-        rasters.append(raster)
-    return rasters, scores.numpy()
+        rasters[layer.name] = raster
+    return rasters, scores
 
 
-def check_code(network: RandomNetwork, encoding: str, save: bool = True) -> dict[str, float]:
+def check_code(network, encoding: str, save: bool = True) -> dict[str, float]:
     """One code on a dyadic network: stock Keras, spikes per neuron and, unless told otherwise, saving."""
     snn = dyadic_snn(network, encoding)
     rasters, scores = stock_stack(snn, network.images)
     measured = {}
     if encoding == EXACT:
         simulation = snn.simulate(network.images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
-        pairs = zip(simulation.first_spike_times, map(first_times, rasters), strict=True)
-        measured["closed form dyadic"] = sum(int(np.sum(times != stock)) for times, stock in pairs)
+        times = simulation.first_spike_times
+        measured["closed form dyadic"] = sum(
+            int(np.sum(times[name] != first_times(raster))) for name, raster in rasters.items()
+        )
     else:
         simulation = snn.simulate(network.images, (RASTERS,))
-        pairs = zip(simulation.rasters, rasters, strict=True)
-        measured["stock stack"] = sum(int(np.sum(raster != stock)) for raster, stock in pairs)
-    measured["stock scores"] = relative(simulation.output - scores, scores)
+        measured["stock stack"] = sum(
+            int(np.sum(simulation.rasters[name] != raster)) for name, raster in rasters.items()
+        )
+    measured["stock scores"] = worst_of(simulation.output, scores)
     if encoding != "rate":
-        measured["spikes per neuron"] = float(max(raster.sum(axis=0).max() for raster in rasters))
+        measured["spikes per neuron"] = float(max(raster.sum(axis=0).max() for raster in rasters.values()))
     if save:
-        measured["saved and loaded"] = saved_and_loaded(snn, network.images, simulation.output.numpy())
-    measured["busy"] = float(np.mean([np.mean(raster.any(axis=0)) for raster in rasters]))
+        measured["saved and loaded"] = saved_and_loaded(snn, network.images, simulation.output)
+    measured["busy"] = float(np.mean([np.mean(raster.any(axis=0)) for raster in rasters.values()]))
     return measured
 
 
@@ -219,27 +238,27 @@ def saved_and_loaded(snn, images, expected) -> float:
         path = Path(folder) / "snn.keras"
         snn.save(path)
         again = keras.models.load_model(path)
-    if (again.report, again.settings, again.scales) != (snn.report, snn.settings, snn.scales):
-        raise ValueError("The loaded network has another report, other settings or other scales.")
-    return float(np.abs(again.simulate(images).output.numpy() - expected).max())
+    if (again.report, again.encoding, again.scales, again.wiring) != (snn.report, snn.encoding, snn.scales, snn.wiring):
+        raise ValueError("The loaded network has another report, code, wiring or other scales.")
+    pairs = zip(flat(again.simulate(images).output), flat(expected), strict=True)
+    return max(float(np.abs(actual - wanted).max()) for actual, wanted in pairs)
 
 
-def exact_snn(folded, images, steps: int):
+def exact_snn(graph, images, steps: int):
     """`ttfs_exact` in windows of so many steps, θ of each channel its largest activation on these images."""
-    code = spiking.get_encoding(EXACT)
-    calibration = calibrate(folded, images, "max", per_channel=True)
-    activations = folded.function(keras.config.floatx(), every_stage=True)(images)
-    neurons = [values for values, stage in zip(activations, folded.stages, strict=True) if stage.holds_neurons]
+    calibration = calibrate(graph, images, "max", per_channel=True)
+    activations = graph.function(keras.config.floatx(), every_node=True)(images)
     # anew, in the precision of the simulation
-    for layer, values in zip(calibration.layers.values(), neurons, strict=True):
+    for name, layer in calibration.layers.items():
+        values = activations[name]
         largest = np.max(values, axis=tuple(range(len(values.shape) - 1)))
         layer.scale = np.where(largest > 0, largest, 1)
-    return assemble(folded, code, code.settings(timesteps=steps), calibration, name="exact")
+    return assemble(graph, spiking.get_encoding(EXACT).configured(timesteps=steps), calibration, name="exact")
 
 
 def simulate_eagerly(snn, images) -> np.ndarray:
     """Without a tf.function: its tracing would take longer than one simulation of a small network."""
-    return spiking.get_encoding(EXACT).simulate(snn.layers, images).output.numpy()
+    return snn.encoding.simulate(snn.plan, snn.named_images(images)).output.numpy()
 
 
 def slope(x, y) -> float:
@@ -302,7 +321,7 @@ def run(seed: int) -> dict:
 
     general, dyadic = random_network(seed), random_network(seed, dyadic=True)
     line["layers"] = sorted({kind.__name__ for kind in general.covered() | dyadic.covered()})
-    line["depth"] = [sum(stage.holds_neurons for stage in read(each.ann).stages) for each in (general, dyadic)]
+    line["depth"] = [read(each.ann).depth for each in (general, dyadic)]
     attempt("folding", check_folding, general)
     attempt("folding of the dyadic network", check_folding, dyadic)
     attempt("closed form", check_closed_form, general)
@@ -310,6 +329,11 @@ def run(seed: int) -> dict:
     attempt("refusals", check_refusals, general)
     for encoding in codes_for(dyadic):
         attempt(encoding, check_code, dyadic, encoding)
+    graph, exact = random_graph(seed), random_graph(seed, dyadic=True)
+    line["graph"] = graph.kind
+    attempt("folding of a graph", check_graph_folding, graph)
+    for encoding in spiking.ENCODINGS:
+        attempt(f"graph, {encoding}", check_code, exact, encoding)
     line["seconds"] = round(time.perf_counter() - start, 1)
     return line
 
@@ -338,12 +362,13 @@ def summary(lines: list[dict]) -> str:
     for line in lines:
         for name, values in line["checks"].items():
             for key, value in (values or {}).items():
-                code = f"{key} · `{name}`" if name in spiking.ENCODINGS else key
+                code = f"{key} · `{name}`" if name.removeprefix("graph, ") in spiking.ENCODINGS else key
                 measured[code].append((value, line["seed"]))
     failed = {line["seed"]: failures(line) for line in lines if failures(line)}
     depths = [depth for line in lines for depth in line["depth"]]
     covered = {name for line in lines for name in line["layers"]}
-    missing = sorted(kind.__name__ for kind in CONVERTERS if kind.__name__ not in covered)
+    layers = (kind.__name__ for kind in CONVERTERS if issubclass(kind, keras.layers.Layer))
+    missing = sorted(set(layers) - covered)
     rows = []
     for name, values in sorted(measured.items()):
         key = name.split(" · ")[0]
@@ -357,14 +382,14 @@ def summary(lines: list[dict]) -> str:
     text = [
         "# The wall of proof",
         "",
-        f"{len(lines)} seeds, two random networks each (one with random, one with dyadic weights), "
+        f"{len(lines)} seeds, two random chains and two random graphs each (random and dyadic weights); chains: "
         f"{min(depths)} to {max(depths)} layers of neurons, {len(covered)} layer types; "
         f"{len(lines) - len(failed)} seeds pass all checks. Layer types without a network: "
         f"{', '.join(missing) or 'none'}. On average {np.mean(busy):.0%} of the neurons spike.",
         "",
         "Made by `python benchmarks/wall.py` from docs/wall.jsonl (one line a seed). Networks are made from their seed "
-        f"by `tests/random_networks.py`. TensorFlow {tf.__version__}, Keras {keras.__version__}, NumPy "
-        f"{np.__version__}, Python {platform.python_version()}, {platform.machine()}.",
+        f"by `tests/random_networks.py` and `tests/random_graphs.py`. TensorFlow {tf.__version__}, "
+        f"Keras {keras.__version__}, NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()}.",
         "",
         "| check | networks | within bound | worst | its seed | bound |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, signed_max_pool, spike, traced_once
@@ -264,19 +265,30 @@ def closed_form(plan, images, record, steps: int) -> Simulation:
     return result
 
 
-def windows(plan) -> dict[str, int]:
-    """Node -> the window in which it emits: what holds no neurons passes on in the window of its latest source."""
+def windows(plan) -> dict[str, np.ndarray]:
+    """Node -> the window in which it emits, one number or one per channel.
+
+    What holds no neurons passes on in the windows of its sources, which stand side by side in a concatenation.
+    """
     numbers = {}
     for name in plan.order:
-        latest = max((numbers.get(source, 0) for source in plan.sources[name]), default=0)
-        cell = plan.cells.get(name)
-        numbers[name] = cell.window if isinstance(cell, LifNeuronCell) else latest
+        heard = [numbers[source] for source in plan.sources[name] if source in numbers]
+        cell, relay = plan.cells.get(name), plan.relays.get(name)
+        if isinstance(cell, LifNeuronCell):
+            numbers[name] = np.array(cell.window)
+        elif relay is not None and relay.axis == len(relay.step_shape) and relay.passes_spikes:
+            sizes = [shape[-1] for shape in relay.source_shapes]
+            numbers[name] = np.concatenate([np.broadcast_to(n, size) for n, size in zip(heard, sizes, strict=True)])
+        elif isinstance(cell, MaxPoolCell):
+            (numbers[name],) = heard
+        else:
+            numbers[name] = np.array(max((n.max() for n in heard), default=0))
     return numbers
 
 
-def spike_times(levels: tf.Tensor, window: int, timesteps: int) -> tf.Tensor:
+def spike_times(levels: tf.Tensor, window: np.ndarray, timesteps: int) -> tf.Tensor:
     """Global time steps (from 1) of spikes of these levels, 0 for silent neurons."""
-    return tf.where(levels > 0, (window + 1) * timesteps + 1 - levels, 0)
+    return tf.where(levels > 0, tf.constant((window + 1) * timesteps + 1, levels.dtype) - levels, 0)
 
 
 def raster(times: tf.Tensor, timesteps: int) -> tf.Tensor:
@@ -285,14 +297,15 @@ def raster(times: tf.Tensor, timesteps: int) -> tf.Tensor:
     return tf.cast(times[None] == steps, times.dtype)
 
 
-def readouts(plan, levels: dict[str, tf.Tensor], numbers: dict[str, int], steps: int) -> dict[str, tf.Tensor]:
+def readouts(plan, levels: dict[str, tf.Tensor], numbers: dict[str, np.ndarray], steps: int) -> dict[str, tf.Tensor]:
     """The outputs after every step, `(timesteps, batch, …)`: what has been integrated of each spike by then."""
 
     def arrived(name, t):
         """What a node has sent by step t, as levels."""
         if name in plan.relays:
             return plan.relays[name].join([arrived(source, t) for source in plan.sources[name]])
-        over = tf.cast(tf.clip_by_value(t - numbers[name] * steps, 0, steps), levels[name].dtype)  # steps of its window
+        begin = tf.constant(numbers[name] * steps, tf.int32)
+        over = tf.cast(tf.clip_by_value(t - begin, 0, steps), levels[name].dtype)  # steps of its window
         if name in plan.inputs and plan.inputs[name].coding == "current":
             return levels[name] * (over / steps)
         return tf.maximum(levels[name] - (steps - over), 0)

@@ -3,9 +3,8 @@
     network = random_network(seed)                 # anything the converters take
     network = random_network(seed, dyadic=True)    # exact in float32: "the same" means equal, bit by bit
 
-A network is drawn as a list of layer specifications under the rules of `spiking/folding.py` (where a max pooling may
-stand, what may stand before its activation, what only the end may hold), so a refusal is a bug. It is then built, in
-any dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of spatial dimensions
+A network is drawn as a list of layer specifications of what converts without inserted neurons,
+so a refusal is a bug. It is then built, in any dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of spatial dimensions
 and in the layer types they favour; `covered` says which types came up.
 
 Dyadic networks hold multiples of small powers of two only: kernels sparse with entries 2^k, BatchNorm with
@@ -569,12 +568,17 @@ def _flat(model):
 def _fill(layers, rng, x, dyadic: bool) -> None:
     """Random weights, layer after layer, such that each gives values of order one on the images x."""
     for layer in layers:
-        if isinstance(layer, kl.BatchNormalization):
-            _fill_batch_normalization(layer, rng, np.asarray(x), dyadic)
-        elif layer.weights and not isinstance(layer, kl.Normalization):
-            _fill_kernel(layer, rng, x, dyadic)
+        fill(layer, rng, x, dyadic)
         if not isinstance(layer, kl.InputLayer):
             x = layer(x, training=False)
+
+
+def fill(layer, rng, x, dyadic: bool) -> None:
+    """Random weights of one layer, such that it gives values of order one on its inputs x."""
+    if isinstance(layer, kl.BatchNormalization):
+        _fill_batch_normalization(layer, rng, np.asarray(x), dyadic)
+    elif layer.weights and not isinstance(layer, kl.Normalization):
+        _fill_kernel(layer, rng, x, dyadic)
 
 
 def _fill_kernel(layer, rng, x, dyadic):

@@ -412,8 +412,11 @@ class Folded:
         """
         if not (self.chain.moves and _sends_spikes(self.reading.nodes, self.node)):
             return False
-        in_place = all(link.kind.keeps_channels and link.kind is not PADDING for link in self.chain.links)
-        return in_place or _not_negative(self.reading.nodes, self.node)
+        kept = all(link.kind.keeps_channels for link in self.chain.links)
+        padded = any(link.kind is PADDING for link in self.chain.links)
+        if isinstance(self.node, Relay) and not kept:  # channels from different sources, with windows of their own
+            return False
+        return (kept and not padded) or _not_negative(self.reading.nodes, self.node)
 
     def _never_negative(self) -> bool:
         """Whether no value can be negative, whatever the image."""

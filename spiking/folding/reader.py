@@ -44,8 +44,10 @@ def read(ann) -> FoldedGraph:
     reading = Reading()
     values = [_image(reading, spec) for spec in keras.tree.flatten(inputs)]
     reader = Reader(reading)
-    outputs = reader.run(ann, run, values)
-    named = _outputs(reader, outputs)
+    try:
+        named = _outputs(reader, reader.run(ann, run, values))
+    except Refusal as refusal:  # the model itself, or what stands at its end
+        reading.refuse(refusal if refusal.name else Refusal(refusal.what, refusal.remedy, ann.name, type(ann).__name__))
     if reading.refusals:
         raise ConversionError(_refused(reading.refusals))
     nodes = reading.graph(keras.tree.flatten(named))

@@ -67,7 +67,8 @@ class Relay(keras.layers.Layer):
                 if not layer.built:
                     layer.build(shape)
                 shape = tuple(layer.compute_output_shape(shape))
-            shapes.append(shape[1:])
+            shapes.append(tuple(shape[1:]))
+        self.source_shapes = shapes  # of what is joined, without the batch axis
         self.step_shape = self._joined(shapes)  # of what goes out in one time step, without the batch axis
         self.built = True
 
@@ -77,6 +78,11 @@ class Relay(keras.layers.Layer):
             for axis, size in enumerate(shape):
                 joined[axis] = joined[axis] + size if axis + 1 == self.axis else max(joined[axis], size)
         return tuple(joined)
+
+    @property
+    def passes_spikes(self) -> bool:
+        """Whether it puts spikes side by side as they are."""
+        return self.axis is not None and not self.synapse_layers
 
     def _step_shape(self, shape) -> tuple:
         """Of one message of a sequence, the batch axis in front."""
