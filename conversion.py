@@ -11,20 +11,22 @@ type; what has none is refused before any work.
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers as kl
 
 import spiking
+from spiking.analysis.accuracy import ann_accuracy, predict_batch, snn_accuracy, snn_accuracy_per_timestep
+from spiking.analysis.batches import BATCH_SIZE, holds_labels, image_batches, labelled_batches
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.diagnosis import diagnose as diagnose_layers
 from spiking.analysis.latency import EarlyExit, early_exit
+from spiking.analysis.ranges import Extent, expected_range, warn_of_other_scale
 from spiking.analysis.statistics import Analysis, analyse
+from spiking.analysis.verification import Verification, all_layer_activities
+from spiking.analysis.verification import verify as compare
 from spiking.folding.reader import ConversionError, FoldedNetwork, Reader
-from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 from spiking.network.layers import SpikingRNN
 from spiking.network.model import SpikingSequential
 from spiking.quantisation import QuantisedReLU
@@ -34,7 +36,13 @@ from spiking.scaling.correction import correct
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 100
+# The entry points that measure; those that need no more than the networks stand in spiking/analysis.
+__all__ = [
+    "CONVERTERS", "Calibration", "ConversionError", "Verification", "ann_accuracy", "ann_and_snn_activations_per_layer",
+    "assemble", "calibrate", "conversion_report", "convert_ann_to_snn", "converts", "diagnose", "image_batches",
+    "labelled_batches", "predict_batch", "read", "snn_accuracy", "snn_accuracy_per_timestep", "snn_activation_analysis",
+    "snn_early_exit", "verify",
+]  # fmt: skip
 
 # What calibration says of the read-out: scores are in the ANN's units.
 READOUT = LayerCalibration(np.array(1.0), 0.0, 0.0, 0)
@@ -267,43 +275,7 @@ def _functional_chain(model) -> list:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Calibration images
-
-
-def image_batches(data, input_shape, what: str = "calibration", batch_size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
-    """Checked batches of images.
-
-    Args:
-        data: an array `(images, …)`, a batched `tf.data.Dataset` of images or (images, labels), or a callable that
-            returns an iterator over such batches.
-        input_shape: of one image.
-        what: the argument's name, for errors.
-
-    Raises:
-        ValueError: no images, images of another shape, NaN or infinite values.
-    """
-    if callable(data):
-        batches = data()
-    elif isinstance(data, tf.data.Dataset):
-        batches = iter(data)
-    else:
-        array = np.asarray(data)
-        batches = (array[start : start + batch_size] for start in range(0, max(len(array), 1), batch_size))
-    seen = 0
-    for batch in batches:
-        images = np.asarray(batch[0] if isinstance(batch, tuple) else batch, np.float32)
-        if images.shape[1:] != tuple(input_shape):
-            raise ValueError(
-                f"{what} holds batches of the ANN's images, shape (batch, {', '.join(map(str, input_shape))}). "
-                f"Received: shape {images.shape}"
-            )
-        if not np.all(np.isfinite(images)):
-            raise ValueError(f"{what} images must be finite. Received: NaN or infinity. Clean the data first.")
-        seen += len(images)
-        if len(images):
-            yield images
-    if not seen:
-        raise ValueError(f"{what} needs at least one image. Received: none.")
+# Calibration
 
 
 def calibrate(
@@ -319,15 +291,20 @@ def calibrate(
 
     Args:
         ann: the ANN, or what `read` made of it.
-        images: of the training set, as `image_batches` takes them.
+        images: of the training set, in any form that `spiking/analysis/batches.py` tells.
         method, percentile, per_channel, levels: see `spiking.calibration.measure`.
 
     Returns:
         The scales, which `convert_ann_to_snn` takes in place of the images.
     """
     folded = ann if isinstance(ann, FoldedNetwork) else read(ann)
-    batches = image_batches(images, folded.input_shape)
-    return measure(folded, batches, method, percentile=percentile, per_channel=per_channel, levels=levels)
+    extent = Extent()
+    batches = extent.watch(image_batches(images, folded.input_shape, "calibration"))
+    found = measure(folded, batches, method, percentile=percentile, per_channel=per_channel, levels=levels)
+    found.image_range = extent.range
+    if folded is not ann:
+        warn_of_other_scale(found.image_range, expected_range(ann), "calibration")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -352,8 +329,8 @@ def convert_ann_to_snn(
 
     Args:
         ann: a built and trained `keras.Sequential`, or a functional model that is a plain chain; it is left as it is.
-        calibration: images of the training set that set the scale of every layer: an array, a `tf.data.Dataset`, or a
-            callable returning an iterator of batches; or what `calibrate` returned.
+        calibration: images of the training set that set the scale of every layer, in any form that
+            `spiking/analysis/batches.py` tells; or what `calibrate` returned.
         encoding: name of the temporal code, see `spiking.ENCODINGS`.
         timesteps: number of time steps; `None` for the code's own.
         threshold: firing threshold; `None` for the code's own.
@@ -384,6 +361,11 @@ def convert_ann_to_snn(
             "A correction is for neurons that round to the nearest level: encoding='ttfs_exact', or 'rate' with "
             f"initial_potential=0.5. Received: correction={correction!r} with encoding={code.name!r}"
         )
+    if correction and isinstance(calibration, Iterator):
+        raise ValueError(
+            "A correction reads the calibration images several times. Received: a generator or another iterator, which "
+            "gives them once. Give a callable that makes it anew, or an array."
+        )
     folded = read(ann)
     _check_clamps(folded, code)
     if isinstance(calibration, Calibration):
@@ -398,6 +380,7 @@ def convert_ann_to_snn(
             per_channel=code.per_channel if per_channel is None else per_channel,
             levels=settings["timesteps"],
         )
+        warn_of_other_scale(found.image_range, expected_range(ann), "calibration")
     if found.input_minimum < 0 and not code.signed_input(settings):
         raise ValueError(
             f"Input spikes of the encoding {code.name!r} stand for intensities, which are not negative. Received: "
@@ -405,7 +388,7 @@ def convert_ann_to_snn(
             "data into [0, 1], or take a code with input as current."
         )
     if correction:
-        batches = functools.partial(image_batches, calibration, folded.input_shape)
+        batches = functools.partial(image_batches, calibration, folded.input_shape, "calibration")
         found = correct(correction, folded, batches, found, levels, code.spike_value(settings), verbose)
     for remark in code.remarks(settings, folded.depth):
         logger.warning("%s: %s", code.name, remark)
@@ -463,7 +446,7 @@ def assemble(folded: FoldedNetwork, code, settings, calibration: Calibration, na
         layers.append(SpikingRNN(cell, return_sequences=stage is not folded.stages[-1], name=stage.name))
     snn = SpikingSequential(
         layers, name=name, encoding=code.name, settings=settings, report=folded.report, scales=kept[:-1],
-        calibration=calibration.rows(),
+        calibration=calibration.rows(), input_range=calibration.image_range,
     )  # fmt: skip
     for cell, bias in biases.items():
         if cell.bias is not None:
@@ -500,88 +483,16 @@ def _check_clamps(folded, code):
 # Measuring
 
 
-@dataclass(frozen=True)
-class Verification:
-    """How a spiking network differs from its ANN on some images.
-
-    Attributes:
-        images: how many.
-        same_class: share of images on which both name the same class.
-        largest_difference, mean_difference: of the outputs, absolute.
-        folding_error: largest difference between the folded network's output and the ANN's, relative to the largest
-            output; it is rounding.
-        layers: for each hidden layer, the mean absolute difference between SNN activity and ANN activation, relative
-            to the mean activation.
-    """
-
-    images: int
-    same_class: float
-    largest_difference: float
-    mean_difference: float
-    folding_error: float
-    layers: dict[str, float]
-
-    def __str__(self):
-        rows = [f"  {name:<24} {error:8.2%}" for name, error in self.layers.items()]
-        return "\n".join(
-            [
-                f"{self.images} images: the same class on {self.same_class:.2%}, outputs differ by "
-                f"{self.mean_difference:.2g} on average, {self.largest_difference:.2g} at most; folding error "
-                f"{self.folding_error:.1g}",
-                "error of the activity, relative to the mean activation:",
-                *rows,
-            ]
-        )
-
-
 def verify(ann, snn: SpikingSequential, images, batch_size: int = BATCH_SIZE) -> Verification:
-    """Compares a spiking network with the ANN it came from.
+    """Compares a spiking network with the ANN it came from, as its task wants it: see `Verification`.
 
     Args:
         ann: the ANN.
         snn: what `convert_ann_to_snn` made of it.
-        images: array, dataset or callable, as for calibration.
+        images: in any form that `spiking/analysis/batches.py` tells.
+        batch_size: of arrays.
     """
-    folded = read(ann)
-    run = folded.function()
-    expected, actual, refolded = [], [], []
-    errors, sizes = dict.fromkeys(_hidden_names(snn), 0.0), dict.fromkeys(_hidden_names(snn), 0.0)
-    for batch in image_batches(images, folded.input_shape, "images", batch_size):
-        expected.append(np.asarray(ann(batch, training=False)))
-        refolded.append(run(batch).numpy())
-        activations, output = _activations(folded, snn, batch)
-        actual.append(output)
-        for name, (target, activity) in activations.items():
-            errors[name] += float(np.abs(activity - target).sum())
-            sizes[name] += float(np.abs(target).sum())
-    expected, actual, refolded = (np.concatenate(parts) for parts in (expected, actual, refolded))
-    difference = np.abs(actual - expected)
-    return Verification(
-        images=len(expected),
-        same_class=float(np.mean(expected.argmax(-1) == actual.argmax(-1))),
-        largest_difference=float(difference.max()),
-        mean_difference=float(difference.mean()),
-        folding_error=float(np.abs(refolded - expected).max() / max(np.abs(expected).max(), 1e-30)),
-        layers={name: errors[name] / (sizes[name] or 1.0) for name in errors},
-    )
-
-
-def _hidden_names(snn) -> list[str]:
-    return [layer.name for layer in snn.hidden_layers]
-
-
-def _activations(folded, snn, images):
-    """Per hidden layer (ANN activation, SNN activity), and the SNN's output, for one batch."""
-    simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
-    code = spiking.get_encoding(snn.encoding)
-    targets = folded.function(every_stage=True)(images)[:-1]
-    pairs = {}
-    for name, target, counts, times, scale in zip(
-        _hidden_names(snn), targets, simulation.spike_counts, simulation.first_spike_times, snn.scales, strict=True
-    ):
-        activity = np.asarray(code.activity(counts, times, snn.settings)) * np.asarray(scale, np.float32)
-        pairs[name] = (target.numpy(), activity)
-    return pairs, simulation.output.numpy()
+    return compare(ann, read(ann), snn, image_batches(images, snn, "images", batch_size))
 
 
 def ann_and_snn_activations_per_layer(ann, snn: SpikingSequential, images) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -589,102 +500,13 @@ def ann_and_snn_activations_per_layer(ann, snn: SpikingSequential, images) -> di
 
     Args:
         ann, snn: the two networks.
-        images: array `(images, …)`; everything is kept, so some hundred at most.
+        images: in any form; everything is kept, so some hundred at most.
 
     Returns:
         Layer name -> (ANN activations, SNN activities), each `(images, …)`. What a spike train stands for is
         `Encoding.activity`; for the base ttfs code that is a ranking, not the ANN's value.
     """
-    folded = read(ann)
-    parts = [_activations(folded, snn, batch)[0] for batch in image_batches(images, folded.input_shape, "images")]
-    return {name: tuple(np.concatenate([part[name][k] for part in parts]) for k in (0, 1)) for name in parts[0]}
-
-
-def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -> Iterator[tuple]:
-    """Checked batches of (images, labels).
-
-    Args:
-        model: the network they are for.
-        images: array `(images, …)`, or a batched `tf.data.Dataset` of (images, labels) with `labels=None`.
-        labels: class numbers `(images,)`.
-
-    Raises:
-        ValueError: shapes, counts or class numbers do not fit the network.
-    """
-    if isinstance(images, tf.data.Dataset):
-        pairs = ((np.asarray(x, np.float32), np.asarray(y)) for x, y in images)
-    else:
-        images, labels = np.asarray(images), np.asarray(labels)
-        if labels.shape[:1] != images.shape[:1]:
-            raise ValueError(f"There must be one label per image. Received: {images.shape=}, {labels.shape=}")
-        pairs = (
-            (images[start : start + batch_size], labels[start : start + batch_size])
-            for start in range(0, len(images), batch_size)
-        )
-    classes, seen = model.output_shape[-1], 0
-    for x, y in pairs:
-        if x.shape[1:] != tuple(model.input_shape[1:]):
-            raise ValueError(f"Images must have shape {model.input_shape[1:]}. Received: shape {x.shape[1:]}")
-        y = y.reshape(len(y), -1)
-        if y.shape[1] != 1 or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
-            raise ValueError(
-                f"Labels are class numbers from 0 to {classes - 1}, one per image. Received: values from {y.min()} to "
-                f"{y.max()}, dtype {y.dtype}, shape {y.shape}"
-            )
-        seen += len(x)
-        yield x, y[:, 0]
-    if not seen:
-        raise ValueError("Accuracy needs at least one image. Received: none.")
-
-
-def _accuracy(model, images, labels, batch_size, verbose) -> float:
-    metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    total = None if isinstance(images, tf.data.Dataset) else len(images)
-    progress = keras.utils.Progbar(total, verbose=verbose, unit_name="image", stateful_metrics=["accuracy"])
-    for x, y in labelled_batches(model, images, labels, batch_size):
-        metric.update_state(y, predict_batch(model, x))
-        progress.add(len(x), values=[("accuracy", float(metric.result()))])
-    return float(metric.result())
-
-
-def predict_batch(model, images) -> np.ndarray:
-    """Scores of one batch, shared among the devices if the model was made for several (`tf.distribute`)."""
-    devices = model.distribute_strategy.num_replicas_in_sync
-    if devices == 1:
-        return model.predict_on_batch(images)
-    # predict_on_batch would give each device all images. Shares are equal, so that none is empty: the last image fills.
-    filled = np.minimum(np.arange(-(-len(images) // devices) * devices), len(images) - 1)
-    return model.predict(images[filled], batch_size=len(filled), verbose=0)[: len(images)]
-
-
-def ann_accuracy(ann, images, labels=None, batch_size: int = 500, verbose: int = 0) -> float:
-    """Share of images the ANN classifies rightly, in [0, 1]; data as `labelled_batches` takes them.
-
-    Args:
-        verbose: 1 for a progress bar.
-    """
-    return _accuracy(ann, images, labels, batch_size, verbose)
-
-
-def snn_accuracy(
-    snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE, verbose: int = 0
-) -> float:
-    """Share of images the SNN classifies rightly, in [0, 1]; data as `labelled_batches` takes them.
-
-    Args:
-        verbose: 1 for a progress bar.
-    """
-    return _accuracy(snn, images, labels, batch_size, verbose)
-
-
-def snn_accuracy_per_timestep(snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Accuracy if the simulation had ended after each time step, shape `(timesteps,)`, in one pass."""
-    right, total = 0, 0
-    for x, y in labelled_batches(snn, images, labels, batch_size):
-        readouts = snn.simulate(x, (READOUTS,)).readouts.numpy()
-        right = right + np.sum(readouts.argmax(-1) == y, axis=1)
-        total += len(y)
-    return right / total
+    return all_layer_activities(read(ann), snn, image_batches(images, snn))
 
 
 def snn_activation_analysis(
@@ -694,20 +516,17 @@ def snn_activation_analysis(
 
     Args:
         snn: the spiking network.
-        images: array `(images, …)`, or a batched `tf.data.Dataset` of (images, labels); without labels anything that
-            `calibration` may be.
-        labels: class numbers `(images,)`; None for none, or if the dataset holds them.
+        images: in any form that `spiking/analysis/batches.py` tells.
+        labels: as `labelled_batches` takes them; None for none, or if `images` brings them, as tuples or dicts. What a
+            generator or a callable brings is not read for labels.
+        batch_size: of arrays.
         ann: the ANN it came from, for its effective MACs; None to leave them out.
     """
-    if labels is not None or _holds_labels(images):
+    if labels is not None or holds_labels(images):
         batches = labelled_batches(snn, images, labels, batch_size)
     else:
-        batches = ((batch, None) for batch in image_batches(images, snn.input_shape[1:], "images", batch_size))
+        batches = ((batch, None) for batch in image_batches(images, snn, "images", batch_size))
     return analyse(snn, batches, None if ann is None else read(ann))
-
-
-def _holds_labels(data) -> bool:
-    return isinstance(data, tf.data.Dataset) and isinstance(data.element_spec, tuple) and len(data.element_spec) == 2
 
 
 def diagnose(ann, snn: SpikingSequential, images, batch_size: int = BATCH_SIZE) -> Diagnosis:
@@ -716,11 +535,12 @@ def diagnose(ann, snn: SpikingSequential, images, batch_size: int = BATCH_SIZE) 
     Args:
         ann: the ANN.
         snn: what `convert_ann_to_snn` made of it.
-        images: array, dataset or callable, as for calibration; some hundred are enough.
+        images: in any form that `spiking/analysis/batches.py` tells; some hundred are enough.
+        batch_size: of arrays.
     """
     folded = read(ann)
     chain = [(path[-1], layer) for path, layer in _chain(ann)]
-    return diagnose_layers(folded, snn, chain, image_batches(images, folded.input_shape, "images", batch_size))
+    return diagnose_layers(folded, snn, chain, image_batches(images, snn, "images", batch_size))
 
 
 def snn_early_exit(
@@ -732,5 +552,6 @@ def snn_early_exit(
         snn: the spiking network.
         images, labels: as `labelled_batches` takes them.
         margins: one, or several for a list of results, in the units of the output.
+        batch_size: of arrays.
     """
     return early_exit(snn, labelled_batches(snn, images, labels, batch_size), margins)

@@ -13,6 +13,8 @@ from keras import layers as kl
 
 import spiking
 from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
+from spiking.analysis.tasks import task_of
+from spiking.analysis.verification import Comparison, OutputDifference, described, least_same_class
 from spiking.encoding import Encoding
 from spiking.folding.reader import FoldedNetwork
 from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
@@ -69,15 +71,21 @@ class Diagnosis:
     """What is wrong with a converted network.
 
     Attributes:
-        same_class: share of the images on which ANN and SNN name the same class.
+        outputs: output -> how it differs, see `spiking/analysis/verification.py`.
         layers: the split error of each layer of neurons, in order.
         findings: worst first; empty for a healthy network.
     """
 
     images: int
-    same_class: float
+    outputs: dict[str, OutputDifference]
     layers: list[LayerErrors]
     findings: list[Finding]
+
+    @property
+    def same_class(self) -> float | None:
+        """Share of the images on which ANN and SNN name the same class, of several outputs the smallest; None without
+        classes."""
+        return least_same_class(self.outputs)
 
     def __str__(self):
         width = max([5, *(len(layer.name) for layer in self.layers)])
@@ -85,7 +93,7 @@ class Diagnosis:
         for layer in self.layers:
             rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in PARTS))
         found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
-        head = f"{self.images} images, the same class on {self.same_class:.2%}"
+        head = f"{self.images} images, {described(self.outputs)}"
         return "\n".join([head, *rows, "Findings, worst first:", *found])
 
 
@@ -292,7 +300,7 @@ def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tupl
     every_stage = folded.function(every_stage=True)
     alone = [FoldedNetwork(stage.chain.input_shape, [], [stage]).function() for stage in stages]
     sums = [LayerErrorSums(stage.name, grid, scale) for stage, scale in zip(stages, snn.scales, strict=True)]
-    check, seen, same = BatchNormCheck(chain), 0, 0
+    check, seen, comparison = BatchNormCheck(chain), 0, Comparison(task_of(snn))
     for images in batches:
         simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
         *targets, scores = (values.numpy() for values in every_stage(images))
@@ -303,7 +311,7 @@ def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tupl
             if stage.holds_neurons:
                 each.update(target, activity, run(inputs).numpy())
             inputs = tf.convert_to_tensor(activity, snn.compute_dtype)
-        same += int(np.sum(scores.argmax(-1) == simulation.output.numpy().argmax(-1)))
+        comparison.update(scores, simulation.output)
         check.update(images)
         seen += len(images)
     if not seen:
@@ -311,4 +319,4 @@ def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tupl
     layers = [each.result() for each, stage in zip(sums, stages, strict=True) if stage.holds_neurons]
     single_spike = np.ptp(np.asarray(code.activity(np.arange(1.0, 3.0), np.ones(2), settings))) == 0
     found = check.findings() + findings(layers, code, settings, bool(single_spike))
-    return Diagnosis(seen, same / seen, layers, sorted(found, key=lambda finding: -finding.severity))
+    return Diagnosis(seen, comparison.result(), layers, sorted(found, key=lambda finding: -finding.severity))

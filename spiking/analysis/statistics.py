@@ -12,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import spiking
+from spiking.analysis.accuracy import Scores
 from spiking.analysis.operations import EffectiveMacs, connections, fan_out
+from spiking.analysis.tasks import task_of
 from spiking.folding.linear import Diagonal, kernels_of
 from spiking.folding.reader import FoldedNetwork
 from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
@@ -79,7 +81,8 @@ class Analysis:
             it beside `spikes_per_neuron`.
         footprint: bytes of the weights and of the state of all cells for one image.
         ann_energy, snn_energy: joule per image, of MACs and ACs alone.
-        accuracy: share of images classified rightly, in [0, 1]; None without labels.
+        accuracy: share of images classified rightly, in [0, 1]; None without labels, with labels that are numbers,
+            and for several outputs (see `snn_accuracy`).
         accuracy_per_timestep: the same had the simulation ended at each step, shape `(timesteps,)`; None without
             labels.
         ann_effective_macs: MACs of the ANN without those of activations and weights that are 0, see
@@ -207,8 +210,8 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple], folded: FoldedNetw
 
     Args:
         snn: the network.
-        batches: (images, labels) with images `(batch, …)` and class numbers `(batch,)`, or None in place of all
-            labels; checked already. `conversion.snn_activation_analysis` makes them from arrays and data sets.
+        batches: (images, labels), or None in place of all labels; checked already, as
+            `conversion.snn_activation_analysis` makes them.
         folded: the ANN it came from, for its effective MACs; None to leave them out.
 
     Raises:
@@ -223,17 +226,18 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple], folded: FoldedNetw
     for layer in source.preprocessing:
         input_shape = tuple(layer.compute_output_shape((None, *input_shape)))[1:]
     events, input_events = np.zeros(input_shape), _input_events(source, coded)
-    samples, right, labelled = 0, np.zeros(timesteps, np.int64), False
+    samples, scores = 0, None
     for images, labels in batches:
-        labelled = labels is not None
-        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if labelled else 2]
+        if labels is not None:
+            scores = scores or Scores(task_of(snn))
+        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if scores else 2]
         simulation = snn.simulate(images, record)
         for counter, counts, times in zip(
             counters, simulation.spike_counts, simulation.first_spike_times, strict=True
         ):
             counter.update(counts.numpy(), times.numpy())
-        if labelled:
-            right += np.sum(simulation.readouts.numpy().argmax(-1) == np.asarray(labels), axis=1)
+        if scores:
+            scores.update(simulation.readouts, labels, moments=True)
         events += input_events(tf.convert_to_tensor(images, snn.compute_dtype)).numpy()
         if effective:
             effective.update(images)
@@ -241,6 +245,7 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple], folded: FoldedNetw
     if not samples:
         raise ValueError("The analysis needs at least one image. Received: none.")
 
+    accuracies = scores.shares() if scores else None
     shapes = [input_shape, *(counter.totals.shape for counter in counters)]
     synapses = [layer.cell.synapse_layers for layer in rnns]
     reached = [fan_out(synapse, shape) for synapse, shape in zip(synapses, shapes, strict=True)]
@@ -278,8 +283,8 @@ def analyse(snn: SpikingSequential, batches: Iterable[tuple], folded: FoldedNetw
         footprint=_footprint(snn),
         ann_energy=ENERGY_PER_MAC * sum(map(sum, dense)),
         snn_energy=ENERGY_PER_MAC * macs + ENERGY_PER_AC * operations,
-        accuracy=float(right[-1] / samples) if labelled else None,
-        accuracy_per_timestep=right / samples if labelled else None,
+        accuracy=None if accuracies is None else float(accuracies[-1]),
+        accuracy_per_timestep=accuracies,
         ann_effective_macs=effective.total() / samples if effective else None,
     )
 

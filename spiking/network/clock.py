@@ -268,7 +268,8 @@ def _run(cells, states, first_current, timesteps: int, record, defers: bool, tol
     rasters = tuple(raster.stack() for raster in rasters)
     if SPIKE_COUNTS in record:
         known = known_counts(hidden, states)
-        known[0] = known[0] if told is None else told[0]
+        if told is not None:
+            known[0] = told[0]
         counts = tuple(count if want else other for count, other, want in zip(counts, known, counted, strict=True))
     times = []
     for number, (cell, steps) in enumerate(zip(hidden, left, strict=True) if FIRST_SPIKE_TIMES in record else ()):

@@ -27,11 +27,13 @@ class SpikingSequential(keras.Sequential):
         scales: for each hidden layer the λ by which its activity is multiplied to get the ANN's units: a number, or
             a list with one per channel.
         calibration: rows of the calibration's report, see `calibration.Calibration.rows`.
+        input_range: smallest and largest value of the calibration images, or None.
     """
 
     def __init__(
-        self, layers=None, encoding=None, settings=None, report=(), scales=(), calibration=(), **kwargs
-    ):
+        self, layers=None, encoding=None, settings=None, report=(), scales=(), calibration=(), input_range=None,
+        **kwargs,
+    ):  # fmt: skip
         super().__init__(layers, **kwargs)
         # In an object of its own, because Keras would wrap lists and dicts among a layer's attributes.
         self._description = SimpleNamespace(
@@ -40,6 +42,7 @@ class SpikingSequential(keras.Sequential):
             report=[dict(row) for row in report],
             scales=[scale if np.isscalar(scale) else list(scale) for scale in scales],
             calibration=[dict(row) for row in calibration],
+            input_range=input_range and tuple(input_range),
         )
         self._simulations = {}
 
@@ -67,6 +70,11 @@ class SpikingSequential(keras.Sequential):
     def calibration(self) -> list[dict]:
         """What calibration found, a row per layer of neurons."""
         return self._description.calibration
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The smallest and largest value of the calibration images."""
+        return self._description.input_range
 
     @property
     def timesteps(self) -> int:
