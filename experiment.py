@@ -297,7 +297,7 @@ class Experiment:
             return QuantisedReLU(self.training_levels)
         return spiking.get_encoding(encoding).hidden_activation(self.beta)
 
-    def convert(self, encoding: str | None = None) -> spiking.SpikingSequential:
+    def convert(self, encoding: str | None = None) -> spiking.SpikingModel:
         """Converts the ANN, calibrated on a random choice of training images."""
         result = self.result(encoding)
         ann = result.ann.model if result.ann else self.train(encoding)

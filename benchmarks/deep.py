@@ -36,7 +36,7 @@ from conversion import (  # noqa: E402
     diagnose,
     snn_activation_analysis,
 )
-from spiking.network.clock import reduce_precision  # noqa: E402
+from spiking.network.precision import reduce_precision  # noqa: E402
 from spiking.quantisation import QuantisedReLU  # noqa: E402
 from spiking.rate import low_latency  # noqa: E402
 

@@ -79,11 +79,11 @@ def changed(ann, layer, position, change):
 
 def with_scale(snn, ann, calibration, layer, factor):
     """The SNN assembled with another λ in one layer."""
-    code, folded = spiking.get_encoding(snn.encoding), conversion.read(ann)
+    code, folded = snn.encoding, conversion.read(ann)
     found = conversion.calibrate(folded, calibration)
     spoiled = found.layers[layer]
     spoiled.scale = spoiled.scale * factor
-    return conversion.assemble(folded, code, snn.settings, found, name="spoiled")
+    return conversion.assemble(folded, code, found, name="spoiled")
 
 
 class Fault(NamedTuple):

@@ -156,7 +156,7 @@ def measure_speed(network: str) -> list[dict]:
             few = _row(title, encoding, steps, BATCH, calls, batches[:1], 3)
             rows[-1]["stack"] = few["stack"]
         if (network, encoding) == (VGG, "rate"):
-            from spiking.network.clock import reduce_precision
+            from spiking.network.precision import reduce_precision
 
             reduce_precision(snn)
             rows.append(_row(title, "rate, bfloat16", steps, BATCH, calls, batches, 5))

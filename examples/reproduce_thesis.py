@@ -135,7 +135,7 @@ def compare(
     def metrics(images, labels):
         accuracy = 100 * snn_accuracy(snn, images, labels)
         accuracies = {"relu": relu, "ann": ann, "snn": accuracy}
-        return {"loss": max(relu, ann) - accuracy, **accuracies, "threshold": snn.settings["threshold"]}
+        return {"loss": max(relu, ann) - accuracy, **accuracies, "threshold": snn.encoding.threshold}
 
     if part == "validation" and len(images) > FIRST_LOOK:
         first = metrics(images[:FIRST_LOOK], labels[:FIRST_LOOK])

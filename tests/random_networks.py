@@ -3,9 +3,10 @@
     network = random_network(seed)                 # anything the converters take
     network = random_network(seed, dyadic=True)    # exact in float32: "the same" means equal, bit by bit
 
-A network is drawn as a list of layer specifications of what converts without inserted neurons,
-so a refusal is a bug. It is then built, in any dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of spatial dimensions
-and in the layer types they favour; `covered` says which types came up.
+A network is drawn as a list of layer specifications under the rules of what converts without inserted neurons (where a
+max pooling may stand, what may stand before its activation, what only the end may hold), so a refusal is a bug. It is
+then built, in any dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of
+spatial dimensions and in the layer types they favour; `covered` says which types came up.
 
 Dyadic networks hold multiples of small powers of two only: kernels sparse with entries 2^k, BatchNorm with
 var + ε = 4^j, average pooling over powers of two. Each stage rounds its activity, so no bits pile up with depth.

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
+from spiking.analysis.verification import OutputDifference, described, least_same_class
 from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph, Image
 from spiking.folding.reader import rerun
@@ -71,15 +72,21 @@ class Diagnosis:
     """What is wrong with a converted network.
 
     Attributes:
-        same_class: share of the images on which ANN and SNN name the same class.
+        outputs: output -> how it differs, see `spiking/analysis/verification.py`.
         layers: the split error of each layer of neurons, in order.
         findings: worst first; empty for a healthy network.
     """
 
     images: int
-    same_class: float
+    outputs: dict[str, OutputDifference]
     layers: list[LayerErrors]
     findings: list[Finding]
+
+    @property
+    def same_class(self) -> float | None:
+        """Share of the images on which ANN and SNN name the same class, of several outputs the smallest; None without
+        classes."""
+        return least_same_class(self.outputs)
 
     def __str__(self):
         width = max([5, *(len(layer.name) for layer in self.layers)])
@@ -87,7 +94,7 @@ class Diagnosis:
         for layer in self.layers:
             rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in PARTS))
         found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
-        head = f"{self.images} images, the same class on {self.same_class:.2%}"
+        head = f"{self.images} images, {described(self.outputs)}"
         return "\n".join([head, *rows, "Findings, worst first:", *found])
 
 
@@ -298,7 +305,7 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
     code = snn.encoding
     grid = levels(code, snn.timesteps)
     sums = {name: LayerErrorSums(name, grid, snn.scales[name]) for name in graph.neurons}
-    ann, check, seen, same = graph.function(every_node=True), BatchNormCheck(graph.ann), 0, 0
+    ann, check, comparison, seen = graph.function(every_node=True), BatchNormCheck(graph.ann), Comparison(task_of(snn)), 0
     responses = _responses(graph)
     for images in batches:
         simulation, targets = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES)), ann(images)
@@ -310,16 +317,14 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
         for name, each in sums.items():
             floor = np.asarray(snn.floors.get(name, 0.0), np.float32)
             each.update(*(np.asarray(x) - floor for x in (targets[name], activity[name], expected[name])))
-        scores = [targets[name].numpy() for name in keras.tree.flatten(graph.outputs)]
-        outputs = [output.numpy() for output in keras.tree.flatten(simulation.output)]
-        same += int(np.sum(scores[0].argmax(-1) == outputs[0].argmax(-1)))
+        comparison.update(keras.tree.map_structure(targets.__getitem__, graph.outputs), simulation.output)
         check.update(images)
         seen += len(keras.tree.flatten(images)[0])
     if not seen:
         raise ValueError("The diagnosis needs at least one image. Received: none.")
     layers = [each.result() for each in sums.values()]
     found = check.findings() + findings(layers, code)
-    return Diagnosis(seen, same / seen, layers, sorted(found, key=lambda finding: -finding.severity))
+    return Diagnosis(seen, comparison.result(), layers, sorted(found, key=lambda finding: -finding.severity))
 
 
 def _responses(graph: FoldedGraph):

@@ -12,7 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spiking.analysis.accuracy import Scores
 from spiking.analysis.operations import EffectiveMacs, connections, edges, fan_out, fan_outs, sends_analog
+from spiking.analysis.tasks import task_of
 from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph
 from spiking.folding.linear import is_weighted, kernels_of
@@ -80,7 +82,8 @@ class Analysis:
             it beside `spikes_per_neuron`.
         footprint: bytes of the weights and of the state of all cells for one image.
         ann_energy, snn_energy: joule per image, of MACs and ACs alone.
-        accuracy: share of images classified rightly, in [0, 1]; None without labels.
+        accuracy: share of images classified rightly, in [0, 1]; None without labels, with labels that are numbers,
+            and for several outputs (see `snn_accuracy`).
         accuracy_per_timestep: the same had the simulation ended at each step, shape `(timesteps,)`; None without
             labels.
         ann_effective_macs: MACs of the ANN without those of activations and weights that are 0, see
@@ -213,17 +216,18 @@ class Measurement:
         self.input_events = {name: _input_events(layer, self.coded) for name, layer in plan.inputs.items()}
         self.events = {name: np.zeros(layer.preprocessed_shape) for name, layer in plan.inputs.items()}
         self.effective = graph and EffectiveMacs(graph)
-        self.samples, self.right, self.labelled = 0, np.zeros(plan.timesteps, np.int64), False
+        self.samples, self.scores = 0, None
 
     def update(self, images, labels) -> None:
-        """Simulates one batch, with class numbers `(batch,)` or None."""
-        self.labelled = labels is not None
-        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if self.labelled else 2]
+        """Simulates one batch, with labels or None."""
+        if labels is not None:
+            self.scores = self.scores or Scores(task_of(self.snn))
+        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if self.scores else 2]
         simulation, plan = self.snn.simulate(images, record), self.snn.plan
         for name, counter in self.counters.items():
             counter.update(simulation.spike_counts[name].numpy(), simulation.first_spike_times[name].numpy())
-        if self.labelled:
-            self.right += np.sum(simulation.readouts.numpy().argmax(-1) == np.asarray(labels), axis=1)
+        if self.scores:
+            self.scores.update(simulation.readouts, labels, moments=True)
         named = self.snn.named_images(images)
         for name, count in self.input_events.items():
             self.events[name] += count(named[plan.sources[name][0]]).numpy()
@@ -259,8 +263,8 @@ def analyse(snn: SpikingModel, batches: Iterable[tuple], graph: FoldedGraph | No
 
     Args:
         snn: the network.
-        batches: (images, labels) with images `(batch, …)` and class numbers `(batch,)`, or None in place of all
-            labels; checked already. `conversion.snn_activation_analysis` makes them from arrays and data sets.
+        batches: (images, labels), or None in place of all labels; checked already, as
+            `conversion.snn_activation_analysis` makes them.
         graph: the ANN it came from, folded, for its effective MACs; None to leave them out.
 
     Raises:
@@ -277,6 +281,7 @@ def analyse(snn: SpikingModel, batches: Iterable[tuple], graph: FoldedGraph | No
 def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
     """All numbers, from what was gathered."""
     plan, code, samples, timesteps = snn.plan, snn.encoding, found.samples, snn.timesteps
+    accuracies = found.scores.shares() if found.scores else None
     reached = fan_outs(plan, found.coded)
     layers = [
         _layer_statistics(name, plan.cells[name], counter, reached[name], samples, code)
@@ -306,8 +311,8 @@ def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
         footprint=_footprint(snn),
         ann_energy=ENERGY_PER_MAC * dense,
         snn_energy=ENERGY_PER_MAC * macs + ENERGY_PER_AC * operations,
-        accuracy=float(found.right[-1] / samples) if found.labelled else None,
-        accuracy_per_timestep=found.right / samples if found.labelled else None,
+        accuracy=None if accuracies is None else float(accuracies[-1]),
+        accuracy_per_timestep=accuracies,
         ann_effective_macs=found.effective.total() / samples if found.effective else None,
     )
 

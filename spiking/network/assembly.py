@@ -43,7 +43,7 @@ def assemble(graph: FoldedGraph, code: Encoding, calibration, name: str) -> Spik
         floors={each: plain(constant, hidden[each].shape) for each, constant in assembly.constants.items()
                 if each in hidden and np.any(constant)},
         calibration=calibration.rows(),
-        input_range=(calibration.input_minimum, calibration.input_maximum),
+        input_range=calibration.image_range,
     )  # fmt: skip
     for cell, bias in assembly.biases:
         if cell.bias is not None:

@@ -16,7 +16,7 @@ from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
 from spiking.encoding import Encoding
 from spiking.folding.reader import FoldedNetwork
-from spiking.network.model import SpikingSequential
+from spiking.network.model import SpikingModel
 from spiking.runs import report
 from spiking.runs.folder import RunFolder
 
@@ -65,7 +65,7 @@ class Result:
     settings: dict[str, Any]
     metrics: dict[str, Any]
     ann: Ann | None = None
-    snn: SpikingSequential | None = None
+    snn: SpikingModel | None = None
     analysis: Analysis | None = None
     diagnosis: Diagnosis | None = None
     activities: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)

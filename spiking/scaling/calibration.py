@@ -57,6 +57,7 @@ class Calibration:
         input_minimum, input_maximum: the smallest input, and the largest |input|.
         layers: layer of neurons -> what was found, in order.
         correction: what was fitted behind the scales, None for nothing.
+        image_range: the smallest and largest value of the images as they came; None if nobody looked.
     """
 
     fingerprint: str
@@ -69,6 +70,7 @@ class Calibration:
     input_maximum: float
     layers: dict[str, LayerCalibration]
     correction: str | None = None
+    image_range: tuple[float, float] | None = None
 
     def check(self, folded: FoldedGraph, **settings) -> None:
         """Refuses another network than the calibration's, and settings that contradict it.
