@@ -14,7 +14,8 @@ import tensorflow as tf
 from keras import layers as kl
 
 from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
-from spiking.analysis.verification import OutputDifference, described, least_same_class
+from spiking.analysis.tasks import task_of
+from spiking.analysis.verification import Comparison, OutputDifference, described, least_same_class
 from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph, Image
 from spiking.folding.reader import rerun
@@ -305,7 +306,8 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
     code = snn.encoding
     grid = levels(code, snn.timesteps)
     sums = {name: LayerErrorSums(name, grid, snn.scales[name]) for name in graph.neurons}
-    ann, check, comparison, seen = graph.function(every_node=True), BatchNormCheck(graph.ann), Comparison(task_of(snn)), 0
+    ann, check, seen = graph.function(every_node=True), BatchNormCheck(graph.ann), 0
+    comparison = Comparison(task_of(snn))
     responses = _responses(graph)
     for images in batches:
         simulation, targets = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES)), ann(images)

@@ -5,73 +5,33 @@ conversion report, and refusals.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
 from spiking.folding.activations import IDENTITY, RELU, Activation
 from spiking.folding.chain import Chain, as_map
-from spiking.folding.graph import Edge, Image, Join, Neurons, Node, Pool, ReadOut, Relay
+from spiking.folding.graph import (
+    Edge,
+    Image,
+    Join,
+    Neurons,
+    Node,
+    Pool,
+    ReadOut,
+    Relay,
+    keeps_signs,
+    never_negative,
+    sends_spikes,
+)
 from spiking.folding.linear import PADDING, Diagonal, Offset, channel_vector, is_weighted
+from spiking.folding.rows import Refusal, Row, WaitingPool
 
 HIDDEN_REMEDY = (
     "Spikes stand for the values of a ReLU: hidden activations must be relu or relu6; others may stand at the end "
     "only. Train the network with these."
 )
-
-
-class Refusal(Exception):
-    """Something that cannot be converted: what, and the remedy. The reader adds the layer's name."""
-
-    def __init__(self, what: str, remedy: str, name: str = "", kind: str = ""):
-        super().__init__(what)
-        self.what, self.remedy, self.name, self.kind = what, remedy, name, kind
-
-    def of(self, row: "Row") -> "Refusal":
-        """The refusal with the layer's name, unless it has one."""
-        return self if self.name else Refusal(self.what, self.remedy, row.name, row.kind)
-
-    def __str__(self):
-        return f"Layer '{self.name}' ({self.kind}) cannot be converted: {self.what}. {self.remedy}"
-
-
-@dataclass(eq=False)
-class Row:
-    """What became of one ANN layer, for the report.
-
-    Attributes:
-        name: unique.
-        kind: the type's name.
-        weighted: whether it has a kernel: neurons behind it take its name.
-        template: what it became, with {node} for the node that its chain ends in.
-        results: what it became, in the order of its listeners.
-    """
-
-    name: str
-    kind: str
-    weighted: bool = False
-    template: str = ""
-    results: list[str] = field(default_factory=list)
-
-    def ended(self, result: str) -> None:
-        """One of the chains that the layer is part of has ended."""
-        if result not in self.results:
-            self.results.append(result)
-
-
-@dataclass(frozen=True)
-class WaitingPool:
-    """A max pooling that waits for a ReLU, with which it commutes, so that spikes can be pooled."""
-
-    layer: keras.layers.Layer
-    row: Row
-    input_shape: tuple[int, ...]
-    sign: np.ndarray  # per channel, −1 where a negative scale behind the pooling made it a minimum
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.layer.compute_output_shape((None, *self.input_shape)))[1:]
 
 
 class Reading:
@@ -348,7 +308,7 @@ class Folded:
         if not self.pools:
             return self
         first, kept = self.pools[0], [pool.row for pool in self.pools]
-        activation = RELU if self._never_negative() else IDENTITY
+        activation = RELU if self._stays_positive() else IDENTITY
         name = self.reading.unique(f"{first.row.name}_neurons")
         last = self.rows.index(self.pools[-1].row)
         before = tuple(row for row in self.rows[:last] if row not in kept)
@@ -410,18 +370,18 @@ class Folded:
 
         Silence stands for 0 in the padding, and in neurons with a floor for that: the two must not meet in a maximum.
         """
-        if not (self.chain.moves and _sends_spikes(self.reading.nodes, self.node)):
+        if not (self.chain.moves and sends_spikes(self.reading.nodes, self.node)):
             return False
         kept = all(link.kind.keeps_channels for link in self.chain.links)
         padded = any(link.kind is PADDING for link in self.chain.links)
         if isinstance(self.node, Relay) and not kept:  # channels from different sources, with windows of their own
             return False
-        return (kept and not padded) or _not_negative(self.reading.nodes, self.node)
+        return (kept and not padded) or never_negative(self.reading.nodes, self.node)
 
-    def _never_negative(self) -> bool:
+    def _stays_positive(self) -> bool:
         """Whether no value can be negative, whatever the image."""
-        positive = _keeps_signs(self.chain.settled()) and bool(np.all(self.chain.bias >= 0))
-        return positive and _not_negative(self.reading.nodes, self.node)
+        positive = keeps_signs(self.chain.settled()) and bool(np.all(self.chain.bias >= 0))
+        return positive and never_negative(self.reading.nodes, self.node)
 
 
 def _affine_layers(scale, shift, shape) -> Iterator[tuple]:
@@ -433,28 +393,3 @@ def _affine_layers(scale, shift, shape) -> Iterator[tuple]:
             layer.build((None, *shape))
             layer.scale.assign(values)
             yield layer, shape
-
-
-def _sends_spikes(nodes, node) -> bool:
-    """Whether what a node gives are spikes of neurons, each where one neuron sent it."""
-    if isinstance(node, Relay):
-        last = len(node.shape)
-        plain = all(edge.chain.identity for edge in node.edges)
-        alone = len(node.edges) == 1 or node.join.axis == last
-        return plain and alone and all(_sends_spikes(nodes, nodes[source]) for source in node.sources)
-    return isinstance(node, Neurons | Pool)
-
-
-def _not_negative(nodes, node) -> bool:
-    """Whether nothing that a node gives can be negative, whatever the image."""
-    if isinstance(node, Neurons):
-        return not node.activation.identity
-    if isinstance(node, Relay | Pool):
-        plain = all(_keeps_signs(edge.chain) for edge in node.edges)
-        return plain and all(_not_negative(nodes, nodes[source]) for source in node.sources)
-    return False
-
-
-def _keeps_signs(chain: Chain) -> bool:
-    """Whether the linear part makes nothing negative of what is not: no kernels, no negative scales."""
-    return all(not link.kind.weighted and (link.scale is None or np.all(link.scale >= 0)) for link in chain.links)

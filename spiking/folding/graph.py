@@ -309,3 +309,28 @@ class FoldedGraph:
     def potential(self, name: str, dtype: str = "float32") -> Callable:
         """W∗x + b of one node of one source, as a function of what its source gives."""
         return _potential(self.nodes[name].edge.chain, dtype)
+
+
+def sends_spikes(nodes, node) -> bool:
+    """Whether what a node gives are spikes of neurons, each where one neuron sent it."""
+    if isinstance(node, Relay):
+        last = len(node.shape)
+        plain = all(edge.chain.identity for edge in node.edges)
+        alone = len(node.edges) == 1 or node.join.axis == last
+        return plain and alone and all(sends_spikes(nodes, nodes[source]) for source in node.sources)
+    return isinstance(node, Neurons | Pool)
+
+
+def never_negative(nodes, node) -> bool:
+    """Whether nothing that a node gives can be negative, whatever the image."""
+    if isinstance(node, Neurons):
+        return not node.activation.identity
+    if isinstance(node, Relay | Pool):
+        plain = all(keeps_signs(edge.chain) for edge in node.edges)
+        return plain and all(never_negative(nodes, nodes[source]) for source in node.sources)
+    return False
+
+
+def keeps_signs(chain: Chain) -> bool:
+    """Whether the linear part makes nothing negative of what is not: no kernels, no negative scales."""
+    return all(not link.kind.weighted and (link.scale is None or np.all(link.scale >= 0)) for link in chain.links)

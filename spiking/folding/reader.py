@@ -15,9 +15,11 @@ import keras
 import tensorflow as tf
 from keras.src.models import Functional, Sequential
 
+from spiking.folding import operations  # noqa: F401  registers its converters
 from spiking.folding.converters import CONVERTERS
-from spiking.folding.folded import Folded, Reading, Refusal
+from spiking.folding.folded import Folded, Reading
 from spiking.folding.graph import FoldedGraph
+from spiking.folding.rows import Refusal
 
 
 class ConversionError(ValueError):

@@ -132,7 +132,7 @@ def test_an_ann_that_gives_nan():
     assert np.isnan(np.asarray(ann(images))).all()
     from spiking.analysis.verification import verify as compare
 
-    report = compare(ann, folded, snn, iter([images]))
+    report = compare(folded, snn, iter([images]))
     assert np.isnan(report.same_class) and report.outputs[ann.layers[-1].name].ann_invalid == 4
     assert "gives NaN or infinity for 4 images" in str(report)
 
