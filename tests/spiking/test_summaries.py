@@ -174,7 +174,7 @@ def test_layer_table():
 
 def test_error_table():
     errors = LayerErrors("a", 1.0, 0.1, 0.2, 0.3, 0.4, np.nan, 0.0, 0.5, 1.0, 1.0, 1.0, 0.6, 0.7)
-    head, row = summaries.error_table(Diagnosis(5, 1.0, [errors], []))
+    head, row = summaries.error_table(Diagnosis(5, {}, [errors], []))
     assert dict(zip(head, row, strict=True)) == {
         "layer": "a", "error": "10.0%", "clipping": "20.0%", "quantisation": "30.0%", "arrival": "40.0%",
         "input": "–", "lost": "60.0%", "scatter": "70.0%",
