@@ -298,8 +298,8 @@ def test_the_floor_bounds_the_weights():
     """Behind a channel of 1e-6, weights would be 1e6 times as large as without normalisation."""
     x = np.linspace(0, 1, 101, dtype="f")[:, None]
     snn = convert_ann_to_snn(channels_of_size(1.0, 1.0, 1e-6), x, "ttfs_exact", 16)
-    assert max(np.abs(weight).max() for weight in snn.layers[1].get_weights()) < 1.1
-    assert min(snn.scales[0]) == pytest.approx(2 / 3 / 10, rel=0.1)
+    assert max(np.abs(weight).max() for weight in snn.hidden_layers[0].get_weights()) < 1.1
+    assert min(*snn.scales.values()) == pytest.approx(2 / 3 / 10, rel=0.1)
 
 
 def test_channels_of_different_but_usual_size_keep_their_own_scale():

@@ -16,11 +16,11 @@ from spiking.analysis.layer_errors import PARTS, LayerErrorSums, levels
 
 
 def test_levels():
-    assert levels(rate.ENCODING, rate.ENCODING.settings(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert levels(rate.ENCODING, rate.ENCODING.settings(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
-    assert levels(ttfs.ENCODING, ttfs.ENCODING.settings(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    exact = spiking.get_encoding("ttfs_exact")  # three windows of 4 steps: the same values in each
-    assert levels(exact, exact.settings(4), 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert levels(rate.ENCODING.configured(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert levels(rate.ENCODING.configured(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
+    assert levels(ttfs.ENCODING.configured(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    exact = spiking.get_encoding("ttfs_exact").configured(4)  # three windows of 4 steps: the same values in each
+    assert levels(exact, 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_split_by_hand():
@@ -198,25 +198,24 @@ def test_a_curve_is_no_premature_arrival(ann, images):
 
 def test_silent_neurons_do_not_hide_premature_arrival():
     """Lost neurons above the limit, but much more arrival: both are named, the larger first."""
-    settings = ttfs.ENCODING.settings()
     layer = diagnosis.LayerErrors("a", 1, 0.9, 0.02, 0.01, 0.8, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.12, scatter=0.4)
-    found = diagnosis.findings([layer], ttfs.ENCODING, settings, True)
+    found = diagnosis.findings([layer], ttfs.ENCODING)
     assert [(each.cause, each.severity) for each in found] == [("arrival", 0.8), ("timesteps", 0.12)]
     # With rates few, heavy spikes make the arrival uneven: too few time steps are the one cause.
-    found = diagnosis.findings([layer], rate.ENCODING, rate.ENCODING.settings(), False)
+    found = diagnosis.findings([layer], rate.ENCODING)
     assert [each.cause for each in found] == ["timesteps"]
 
 
 def test_lost_neurons_do_not_hide_the_curve_unless_the_settings_bend_it():
     layer = diagnosis.LayerErrors("a", 1, 1.2, 0.0, 0.01, 1.2, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.13, scatter=0.04)
     for timesteps, causes in ((None, ["code", "timesteps"]), (60, ["timesteps"])):
-        found = diagnosis.findings([layer], ttfs.ENCODING, ttfs.ENCODING.settings(timesteps), True)
+        found = diagnosis.findings([layer], ttfs.ENCODING.configured(timesteps))
         assert [each.cause for each in found] == causes
 
 
 def test_a_silent_layer_is_named_whatever_its_inputs_are():
     layer = diagnosis.LayerErrors("a", 1, 1.0, 0.0, 0.01, 0.0, 1.0, 0.0, 0.9, 1, 1, 1, lost=0.02)
-    (found,) = diagnosis.findings([layer], ttfs.ENCODING, ttfs.ENCODING.settings(64), True)
+    (found,) = diagnosis.findings([layer], ttfs.ENCODING.configured(64))
     assert (found.cause, found.severity) == ("timesteps", 0.9)
 
 
@@ -224,7 +223,7 @@ def test_small_errors_that_add_up():
     # No local error above the limit, but 30% in the last layer; the layer that errs most by itself is named.
     layer = diagnosis.LayerErrors("a", 1, 0.09, 0.02, 0.01, 0.08, 0.0, 0.0, 0.0, 1, 1, 1)
     last = diagnosis.LayerErrors("b", 1, 0.3, 0.05, 0.01, 0.02, 0.3, 0.0, 0.0, 1, 1, 1)
-    (found,) = diagnosis.findings([layer, last], rate.ENCODING, rate.ENCODING.settings(), False)
+    (found,) = diagnosis.findings([layer, last], rate.ENCODING)
     assert (found.layer, found.cause, found.severity) == ("a", "accumulated", 0.3)
     assert "more than 100 time steps" in found.advice
 

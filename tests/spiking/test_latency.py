@@ -12,7 +12,7 @@ from spiking import rate
 from spiking.analysis.latency import EarlyExit, early_exit, exit_steps, latency
 from spiking.network.inputs import ConstantCurrent
 from spiking.network.layers import SpikingRNN
-from spiking.network.model import SpikingSequential
+from spiking.network.model import connect
 
 
 def test_latency_is_the_step_from_which_accuracy_stays():
@@ -60,13 +60,14 @@ def snn():
         layer.build((None, 2))
         return layer
 
-    layers = [
-        keras.Input((2,)),
-        ConstantCurrent(4, name="input_spikes"),
-        SpikingRNN(rate.LifNeuronCell([same()], bias=None), name="hidden"),
-        SpikingRNN(rate.IntegratorNeuronCell([same()], bias=None), return_sequences=False, name="scores"),
-    ]
-    return SpikingSequential(layers, encoding="rate", settings=rate.ENCODING.settings(4), scales=[1.0])
+    layers = {
+        "input_spikes": ConstantCurrent(4, name="input_spikes"),
+        "hidden": SpikingRNN(rate.LifNeuronCell([same()], bias=None), name="hidden"),
+        "scores": SpikingRNN(rate.IntegratorNeuronCell([same()], bias=None), return_sequences=False, name="scores"),
+    }
+    wiring = {"input_spikes": ["images"], "hidden": ["input_spikes"], "scores": ["hidden"]}
+    inputs = keras.Input((2,), name="images")
+    return connect(inputs, layers, wiring, "scores", encoding=rate.ENCODING.configured(4), scales={"hidden": 1.0})
 
 
 # Spikes at steps: (1, 0): 1 2 3 4 | –. (0.25, 0.5): 4 | 2 4. (0.5, 1): 2 4 | 1 2 3 4.

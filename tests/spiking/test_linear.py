@@ -6,7 +6,7 @@ import pytest
 from keras import layers as kl
 
 from spiking.folding.chain import Chain
-from spiking.folding.linear import LINEAR, Diagonal, apply, channel_vector, copy_layer
+from spiking.folding.linear import LINEAR, Diagonal, Interpolation, Pick, apply, channel_vector, compact, copy_layer
 
 # For each linear layer type: (input shape, constructor). Odd shapes on purpose.
 CASES = {
@@ -45,6 +45,12 @@ CASES = {
     kl.Flatten: [((3, 2, 2), lambda: kl.Flatten())],
     kl.Reshape: [((3, 2, 2), lambda: kl.Reshape((2, 6))), ((12,), lambda: kl.Reshape((3, -1)))],
     kl.Permute: [((3, 2, 4), lambda: kl.Permute((3, 1, 2)))],
+    kl.RepeatVector: [((3,), lambda: kl.RepeatVector(4))],
+    Pick: [
+        ((5, 4, 3), lambda: Pick([(1, None, 2), (None, None, None), (0, 2, None)])),
+        ((6,), lambda: Pick([(4, 1, -1)])),
+    ],
+    Interpolation: [((3, 2, 2), lambda: Interpolation([[1, 0, 0], [0, 0.25, 0.75]], [[0.5, 0.5], [0, 1], [2, -1]]))],
     kl.Cropping1D: [((6, 2), lambda: kl.Cropping1D((1, 2)))],
     kl.Cropping2D: [((6, 5, 2), lambda: kl.Cropping2D(((1, 2), (0, 1))))],
     kl.Cropping3D: [((4, 4, 4, 2), lambda: kl.Cropping3D(1))],
@@ -61,6 +67,7 @@ CASES = {
         ((5, 6, 2), lambda: kl.AveragePooling2D(2)),
         ((5, 6, 2), lambda: kl.AveragePooling2D(3, strides=2, padding="same")),
     ],
+    kl.AveragePooling3D: [((4, 3, 5, 2), lambda: kl.AveragePooling3D(2, padding="same"))],
     kl.GlobalAveragePooling1D: [((5, 3), lambda: kl.GlobalAveragePooling1D())],
     kl.GlobalAveragePooling2D: [
         ((4, 5, 3), lambda: kl.GlobalAveragePooling2D()),
@@ -68,7 +75,8 @@ CASES = {
     ],
     kl.GlobalAveragePooling3D: [((2, 3, 2, 3), lambda: kl.GlobalAveragePooling3D())],
 }
-PARAMETERS = [(kind, number) for kind in LINEAR for number in range(len(CASES.get(kind, [None])))]
+TABLE = [kind for kind in LINEAR if kind is not Diagonal]  # which chains make themselves, see below
+PARAMETERS = [(kind, number) for kind in TABLE for number in range(len(CASES.get(kind, [None])))]
 SCALES = ["one", "uniform", "channels", "map"]
 
 
@@ -93,12 +101,12 @@ def build(layers, shape, rng):
 def chain_of(layers, shape):
     chain = Chain(shape)
     for layer in layers:
-        chain.append(layer)
+        chain = chain.append(layer)
     return chain
 
 
 def value(chain, x):
-    return apply(chain.layers, x) + chain.bias
+    return apply(chain.layers("float64"), x) + chain.bias
 
 
 def assert_scaled(chain, layers, in_scale, rng):
@@ -111,7 +119,7 @@ def assert_scaled(chain, layers, in_scale, rng):
         expected = target / out_scale
         assert rescaled.shape == target.shape
         np.testing.assert_allclose(value(rescaled, x), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
-        assert rescaled.pending is None
+        assert rescaled.scale is None
 
 
 @pytest.fixture
@@ -120,7 +128,7 @@ def float64_policy(float64):
 
 
 def test_cases_cover_the_table():
-    missing = [kind.__name__ for kind in LINEAR if kind not in CASES]
+    missing = [kind.__name__ for kind in TABLE if kind not in CASES]
     assert not missing, f"linear layers without a case here: {missing}"
 
 
@@ -169,12 +177,13 @@ def test_rescaling_twice_is_rescaling_by_the_product(name, float64_policy):
     np.testing.assert_allclose(value(twice, x), value(once, x), rtol=0, atol=1e-12 * np.abs(value(once, x)).max())
 
 
-def test_rescaled_leaves_the_chain_as_it_is(float64_policy):
+def test_a_chain_stays_as_it_is(float64_policy):
     rng = np.random.default_rng(3)
     chain = chain_of(build([kl.Conv2D(3, 2), kl.Flatten(), kl.Dense(2)], (4, 4, 2), rng), (4, 4, 2))
     x = rng.normal(size=(4, 4, 2))
     before = value(chain, x)
     chain.rescaled(np.full((4, 4, 2), 3.0), np.full(2, 5.0))
+    chain.append(build([kl.Dense(3)], chain.shape, rng)[0]), chain.affine(2.0, 1.0), chain.multiplied(3.0)
     np.testing.assert_array_equal(value(chain, x), before)
 
 
@@ -184,7 +193,7 @@ def test_channel_scales_need_no_layer_of_their_own(name, float64_policy):
     shape, make = CHAINS[name]
     layers = build(make(), shape, rng)
     chain = chain_of(layers, shape).rescaled(random_scale("channels", shape, rng), np.full(1, 0.3))
-    assert [type(layer) for layer in chain.layers] == [type(layer) for layer in layers]
+    assert [type(layer) for layer in chain.layers("float64")] == [type(layer) for layer in layers]
 
 
 @pytest.mark.parametrize(
@@ -200,15 +209,15 @@ def test_what_nothing_absorbs_stays_a_diagonal_layer(shape, make, form, float64_
     rng = np.random.default_rng(5)
     layers = build(make(), shape, rng)
     chain = chain_of(layers, shape).rescaled(random_scale(form, shape, rng), np.ones(1))
-    assert sum(isinstance(layer, Diagonal) for layer in chain.layers) == 1
-    assert len(chain.layers) == len(layers) + 1
+    assert sum(isinstance(layer, Diagonal) for layer in chain.layers("float64")) == 1
+    assert len(chain.layers("float64")) == len(layers) + 1
 
 
 def test_a_flattened_map_is_absorbed_by_a_dense_kernel(float64_policy):
     rng = np.random.default_rng(6)
     layers = build([kl.Flatten(), kl.Dense(3)], (2, 3, 2), rng)
     chain = chain_of(layers, (2, 3, 2)).rescaled(random_scale("map", (2, 3, 2), rng), np.ones(3))
-    assert [type(layer) for layer in chain.layers] == [kl.Flatten, kl.Dense]
+    assert [type(layer) for layer in chain.layers("float64")] == [kl.Flatten, kl.Dense]
 
 
 # --- affine maps in front of and behind synapses (BatchNorm) ---
@@ -219,23 +228,21 @@ def test_a_shift_in_front_of_a_convolution_is_exact_at_the_border(padding, kind,
     rng = np.random.default_rng(7)
     layers = build([kl.Conv2D(3, 3, padding=padding)], (5, 4, 2), rng)
     scale, shift = random_scale("channels", (5, 4, 2), rng), random_scale("channels", (5, 4, 2), rng)
-    chain = Chain((5, 4, 2))
-    chain.affine(scale, shift)
-    chain.append(layers[0])
+    chain = Chain((5, 4, 2)).affine(scale, shift).append(layers[0])
     x = rng.normal(size=(5, 4, 2))
     expected = apply(layers, scale * x + shift)
     np.testing.assert_allclose(value(chain, x), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     found, bias = chain.compact_bias()
     assert found == kind or np.ptp(chain.bias, axis=(0, 1)).max() < 1e-12 and kind == "vector"
-    np.testing.assert_allclose(np.broadcast_to(bias, chain.shape), chain.bias, atol=1e-12)
+    whole = np.broadcast_to(chain.bias, chain.shape)
+    np.testing.assert_allclose(np.broadcast_to(bias, chain.shape), whole, atol=1e-12)
 
 
 def test_affine_behind_a_synapse_with_zeros_in_the_scale(float64_policy):
     rng = np.random.default_rng(8)
     layers = build([kl.DepthwiseConv2D(2, depth_multiplier=2)], (4, 4, 2), rng)
     scale, shift = np.array([1.5, 0, -0.5, 2]), np.array([0.25, -1, 0, 3])
-    chain = chain_of(layers, (4, 4, 2))
-    chain.affine(*(np.broadcast_to(v, chain.shape).copy() for v in (scale, shift)))
+    chain = chain_of(layers, (4, 4, 2)).affine(scale, shift)
     x = rng.normal(size=(4, 4, 2))
     np.testing.assert_allclose(value(chain, x), scale * apply(layers, x) + shift, rtol=0, atol=1e-12)
     assert np.all(value(chain, x)[..., 1] == -1)
@@ -246,10 +253,28 @@ def test_no_bias_at_all(float64_policy):
     assert chain_of(layers, (3,)).compact_bias()[0] is None
 
 
+def test_compact():
+    # [[1, 2], [1, 2]] changes along its last axis alone; constant maps become a single number
+    assert compact(np.array([[1.0, 2.0], [1.0, 2.0]])).tolist() == [[1, 2]]
+    assert compact(np.array([[1.0, 1.0], [2.0, 2.0]])).tolist() == [[1], [2]]
+    assert compact(np.full((3, 2, 4), 0.7)).tolist() == [[[0.7]]]
+    assert compact(np.array([[1.0, 2.0], [1.0, 3.0]])).tolist() == [[1, 2], [1, 3]]
+
+
+def test_maps_stay_small(float64_policy):
+    """A uniform scale of a large map is one number, a scale per channel one axis, wherever it travels."""
+    chain = chain_of(build([kl.AveragePooling2D(2)], (40, 40, 3), np.random.default_rng(0)), (40, 40, 3))
+    uniform = chain.rescaled(np.full((40, 40, 3), 2.0), np.full((20, 20, 3), 4.0))
+    assert [link.scale.shape for link in uniform.links if link.scale is not None] == [(1, 1, 1)]
+    channels = chain.affine([1.0, 2.0, 3.0], np.broadcast_to([0.0, 1.0, 2.0], (20, 20, 3)))
+    assert channels.scale.shape == channels.bias.shape == (1, 1, 3)
+
+
 def test_channel_vector():
-    assert channel_vector(np.array([[1.0, 2.0], [1.0, 2.0]])).tolist() == [1, 2]
-    assert channel_vector(np.array([[1.0, 2.0], [1.0, 3.0]])) is None
-    assert channel_vector(np.array([1.0, 2.0])).tolist() == [1, 2]
+    assert channel_vector(np.array([[1.0, 2.0], [1.0, 2.0]]), 2).tolist() == [1, 2]
+    assert channel_vector(np.array([[1.0, 2.0], [1.0, 3.0]]), 2) is None
+    assert channel_vector(np.array([1.0, 2.0]), 2).tolist() == [1, 2]
+    assert channel_vector(np.array([[3.0]]), 2).tolist() == [3, 3]
 
 
 def test_copies_have_their_own_weights_in_the_wanted_type():

@@ -64,7 +64,8 @@ def test_ttfs_exact_with_as_many_steps_as_levels_is_the_ann(seed):
     images = np.random.default_rng(seed).integers(0, 17, (20, 6, 6, 2)).astype("f") / 16
     snn = convert_ann_to_snn(ann, images, "ttfs_exact", 8)
     np.testing.assert_array_equal(snn.simulate(images).output, ann(images))
-    assert snn.scales[0] == 2.0 and snn.scales[-1] == 4.0
+    scales = list(snn.scales.values())
+    assert scales[0] == 2.0 and scales[-1] == 4.0
 
 
 def test_rate_comes_near_with_as_many_steps_as_levels():
@@ -73,7 +74,7 @@ def test_rate_comes_near_with_as_many_steps_as_levels():
     first = ann.layers[1](ann.layers[0](images))
     snn = convert_ann_to_snn(ann, images, "rate", 8, initial_potential=0.5)
     # the first layer sees a constant current: its counts are the levels, exactly
-    counts = snn.simulate(images, ["spike_counts"]).spike_counts[0]
+    counts = snn.simulate(images, ["spike_counts"]).spike_counts[ann.layers[0].name]
     np.testing.assert_array_equal(counts * (2.0 / 8), first)
 
 

@@ -16,10 +16,10 @@ from spiking import rate
 from spiking.analysis.operations import EffectiveMacs, connections, fan_out
 from spiking.analysis.statistics import analyse
 from spiking.folding.linear import Diagonal
-from spiking.network.clock import RASTERS
 from spiking.network.inputs import ConstantCurrent
 from spiking.network.layers import SpikingRNN
-from spiking.network.model import SpikingSequential
+from spiking.network.model import connect
+from spiking.network.records import RASTERS
 
 W1 = np.array([[1, 0.5], [0, 0.25]])
 W2 = np.array([[1, 1, -1], [0, 2, 0]])
@@ -34,16 +34,22 @@ def dense(kernel):
     return layer
 
 
+def two_layers(hidden, scores):
+    """2 inputs, neurons (θ = 1) and a read-out behind these synapses, T = 4, no biases."""
+    layers = {
+        "input_spikes": ConstantCurrent(4, name="input_spikes"),
+        "hidden": SpikingRNN(rate.LifNeuronCell(hidden, bias=None), name="hidden"),
+        "scores": SpikingRNN(rate.IntegratorNeuronCell(scores, bias=None), return_sequences=False, name="scores"),
+    }
+    wiring = {"input_spikes": ["images"], "hidden": ["input_spikes"], "scores": ["hidden"]}
+    inputs = keras.Input((2,), name="images")
+    return connect(inputs, layers, wiring, "scores", encoding=rate.ENCODING.configured(4), scales={"hidden": 1.0})
+
+
 @pytest.fixture(scope="module")
 def tiny():
-    """2 inputs, 2 neurons (θ = 1), 3 classes, T = 4, no biases."""
-    layers = [
-        keras.Input((2,)),
-        ConstantCurrent(4, name="input_spikes"),
-        SpikingRNN(rate.LifNeuronCell([dense(W1)], bias=None), name="hidden"),
-        SpikingRNN(rate.IntegratorNeuronCell([dense(W2)], bias=None), return_sequences=False, name="scores"),
-    ]
-    return SpikingSequential(layers, encoding="rate", settings=rate.ENCODING.settings(4), scales=[1.0])
+    """2 inputs, 2 neurons, 3 classes."""
+    return two_layers([dense(W1)], [dense(W2)])
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +188,8 @@ def nonzero_jacobian(layers, shape):
 def test_against_rasters(ann, images, encoding):
     snn = convert_ann_to_snn(ann, images, encoding, timesteps=12)
     result = snn_activation_analysis(snn, images, batch_size=5)
-    rasters = [raster.numpy() for raster in snn.simulate(images, (RASTERS,)).rasters]
-    receivers = [layer.cell.synapse_layers for layer in snn.layers[2:]]
+    rasters = [raster.numpy() for raster in snn.simulate(images, (RASTERS,)).rasters.values()]
+    receivers = [snn.get_layer(name).cell.synapse_layers for name in ("pooled", "second", "third", "scores")]
     spikes_of_neurons, operations = 0, 0.0
     for layer, statistics, raster, receiver in zip(snn.hidden_layers, result.layers, rasters, receivers, strict=True):
         counts = raster.sum(axis=0)
@@ -223,7 +229,7 @@ def test_macs_of_the_ann_by_formula(ann, images):
 def test_saturated_share_of_single_spikes(ann, images):
     """A code that tells by the time of one spike is saturated at its earliest step; from rasters, not from names."""
     snn = convert_ann_to_snn(ann, images, "ttfs", timesteps=12, threshold=0.25)
-    first = snn.simulate(images, (RASTERS,)).rasters[0].numpy()
+    first = snn.simulate(images, (RASTERS,)).rasters["first"].numpy()
     share = snn_activation_analysis(snn, images).layers[0].saturated_share
     assert share == first[0].mean() > 0
 
@@ -231,10 +237,11 @@ def test_saturated_share_of_single_spikes(ann, images):
 def test_input_spikes(ann, images):
     snn = convert_ann_to_snn(ann, images, timesteps=8, input_coding="poisson")
     result = snn_activation_analysis(snn, images, batch_size=7)
-    spikes = snn.layers[0](images).numpy()
+    (coding,) = snn.plan.inputs.values()
+    spikes = coding(images).numpy()
     assert result.input_spikes == spikes.sum() / len(images) > 0
     assert result.macs == 0
-    reached = nonzero_jacobian(snn.layers[1].cell.synapse_layers, (9, 9, 2))
+    reached = nonzero_jacobian(snn.get_layer("first").cell.synapse_layers, (9, 9, 2))
     expected = (spikes * reached).sum() / len(images) + sum(layer.synaptic_operations for layer in result.layers)
     assert math.isclose(result.synaptic_operations, expected, rel_tol=1e-7)
 
@@ -296,14 +303,7 @@ def test_second_kernels_count_as_macs_in_every_step():
     pair = [dense(W1), dense(W2)]
     assert connections(pair, (2,)) == [3, 4] and fan_out(pair, (2,)).tolist() == [2, 1]
 
-    layers = [
-        keras.Input((2,)),
-        ConstantCurrent(4, name="input_spikes"),
-        SpikingRNN(rate.LifNeuronCell([dense(np.eye(2))], bias=None), name="hidden"),
-        SpikingRNN(rate.IntegratorNeuronCell(pair, bias=None), return_sequences=False, name="scores"),
-    ]
-    snn = SpikingSequential(layers, encoding="rate", settings=rate.ENCODING.settings(4), scales=[1.0])
-    result = snn_activation_analysis(snn, np.ones((1, 2), np.float32))
+    result = snn_activation_analysis(two_layers([dense(np.eye(2))], pair), np.ones((1, 2), np.float32))
     # Both neurons fire in all 4 steps; the second kernel of the read-out is dense, W2 has 4 weights that are not 0.
     assert result.synaptic_operations == 4 * (2 + 1)
     assert result.macs == 2 + 4 * 4
@@ -356,12 +356,12 @@ def test_effective_macs_skip_what_relu_silences(ann, images):
     counter = EffectiveMacs(folded)
     for part in np.array_split(images, 3):
         counter.update(part)
-    inputs, expected = [images, *folded.function(every_stage=True)(images)], 0
-    for stage, values in zip(folded.stages, inputs, strict=False):
-        chain = stage.chain.copies("float32")
+    given, expected = folded.function(every_node=True)(images), 0
+    for node in folded.nodes.values():
+        chain = [layer for edge in node.edges for layer in edge.chain.layers("float32")]
         kernel = next((n for n, layer in enumerate(chain) if layer.weights), None)
         if kernel is not None:
-            values = np.asarray(values)
+            values = np.asarray(given[node.edge.source])
             for layer in chain[:kernel]:
                 values = np.asarray(layer(values))
             expected += np.sum((values != 0) * nonzero_jacobian(chain[kernel : kernel + 1], values.shape[1:]))

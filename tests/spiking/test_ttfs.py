@@ -212,21 +212,21 @@ def test_image_enters_as_one_event():
 
 def test_activity_is_the_share_of_time_the_receiver_is_supplied():
     # T = 4: a spike at t = 1 supplies all four steps, one at t = 4 a single one.
-    code = get_encoding("ttfs")
+    code = get_encoding("ttfs").configured(4)
     times = np.array([0, 1, 2, 4], np.float32)
-    activity = code.activity(np.minimum(times, 1), times, code.settings(4))
+    activity = code.activity(np.minimum(times, 1), times)
     np.testing.assert_array_equal(np.asarray(activity), [0, 1, 0.75, 0.25])
 
 
 def test_defaults():
-    settings = get_encoding("ttfs").settings()
+    settings = get_encoding("ttfs").get_config()
     assert (settings["timesteps"], settings["threshold"], settings["tau"]) == (120, 10.0, math.inf)
 
 
 def test_deep_networks_are_warned_of():
-    code = get_encoding("ttfs")
-    assert code.remarks(code.settings(100, 10.0), 10) == []
-    (remark,) = code.remarks(code.settings(100, 10.0), 11)
+    code = get_encoding("ttfs").configured(100, 10.0)
+    assert code.remarks(10) == []
+    (remark,) = code.remarks(11)
     assert "timesteps=100" in remark and "threshold=10" in remark
 
 
@@ -240,4 +240,4 @@ def test_cell_refuses(options, message):
 
 def test_settings_refuse_options_of_other_codes():
     with pytest.raises(ValueError, match="initial_potential=0.5"):
-        get_encoding("ttfs").settings(10, initial_potential=0.5)
+        get_encoding("ttfs").configured(10, initial_potential=0.5)
