@@ -95,8 +95,8 @@ def load_dataset(
     source="mnist_sample",
     *,
     data_dir: str | os.PathLike | None = None,
-    image_size_rescale: float = 1.0,
-    image_depth_increase: int = 1,
+    image_size_rescale: float | Sequence[int] | None = None,
+    image_depth_increase: int | bool | None = None,
     max_images: int | None = None,
 ) -> Dataset:
     """Reads a data set and brings it into one form: float32 images in [0, 1] with a channel axis, integer labels.
@@ -113,8 +113,10 @@ def load_dataset(
             Images have the shape `(n, height, width)` or `(n, height, width, channels)` and are uint8 (then divided
             by 255) or floats in [0, 1]; labels are integers of shape `(n,)` or `(n, 1)`.
         data_dir: folder searched first for `<name>.npz`.
-        image_size_rescale: factor on height and width (bilinear); 0.5 halves both. At least one pixel remains.
-        image_depth_increase: how many times the channels are repeated; 3 makes grayscale images RGB.
+        image_size_rescale: the new `[height, width]`, or a factor on both (bilinear); 0.5 halves them. At least one
+            pixel remains. None keeps the size.
+        image_depth_increase: how many times the channels are repeated; True is 3, which makes grayscale images RGB.
+            None or False keeps them.
         max_images: keep only the first so many training images and as many test images; `None` keeps all.
 
     Returns:
@@ -124,10 +126,8 @@ def load_dataset(
         ValueError: if an argument, the file or the arrays break one of the rules above.
         FileNotFoundError: if the data set is not on this machine and cannot be downloaded.
     """
-    scalable = isinstance(image_size_rescale, numbers.Real) and 0 < image_size_rescale < math.inf
-    _require(scalable and not isinstance(image_size_rescale, bool), "`image_size_rescale` must be a positive number.",
-             f"image_size_rescale={image_size_rescale!r}", "Use 1.0 to keep the size.")
-    _require_integer("image_depth_increase", image_depth_increase, "Use 1 to keep the channels.")
+    _check_size(image_size_rescale)
+    depth = channel_repeats(image_depth_increase)
     if max_images is not None:
         _require_integer("max_images", max_images, "Use None to keep all images.")
 
@@ -135,7 +135,10 @@ def load_dataset(
     x_train, y_train = _standardise("train", *train, max_images)
     x_test, y_test = _standardise("test", *test, max_images)
     _require_same_shape(x_train.shape[1:], x_test.shape[1:])
-    x_train, x_test = (_resize(images, image_size_rescale, image_depth_increase) for images in (x_train, x_test))
+    _require(image_depth_increase is not True or x_train.shape[-1] == 1,
+             "`image_depth_increase=True` makes gray images RGB.", f"images of shape {x_train.shape[1:]}",
+             "Use None to keep the channels, or a number to repeat them so often.")
+    x_train, x_test = (_resize(images, image_size_rescale, depth) for images in (x_train, x_test))
     return Dataset(name, x_train, y_train, x_test, y_test)
 
 
@@ -144,7 +147,7 @@ def _read(source, data_dir) -> tuple[str, tuple]:
     if isinstance(source, str) and source in DATASETS:
         return source, _read_named(source, data_dir)
     if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(".npz")):
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         return path.stem, _read_npz(path)
     try:
         (x_train, y_train), (x_test, y_test) = source
@@ -161,7 +164,7 @@ def _read_named(name: str, data_dir) -> tuple:
     if name == "mnist_sample":
         return _read_npz(_EMBEDDED / "mnist_sample.npz")
     for folder in filter(None, (data_dir, os.environ.get("SPIKING_DATA_DIR"), "~/.cache/spiking-datasets")):
-        path = Path(folder).expanduser() / f"{name}.npz"
+        path = Path(os.path.expanduser(folder)) / f"{name}.npz"  # Path.expanduser raises where there is no home
         if path.is_file():
             return _read_npz(path)
     try:
@@ -218,9 +221,33 @@ def _standardise(part: str, images, labels, max_images: int | None) -> tuple[np.
     return images.astype(np.float32, copy=False), labels.astype(np.int32, copy=False)
 
 
-def _resize(images: np.ndarray, factor: float, repeats: int) -> np.ndarray:
-    """Scales height and width by `factor` (at least 1 pixel remains) and repeats the channels."""
-    size = tuple(max(1, round(length * factor)) for length in images.shape[1:3])
+def channel_repeats(image_depth_increase: int | bool | None) -> int:
+    """How many times the channels are repeated; see `load_dataset`."""
+    if image_depth_increase is None or isinstance(image_depth_increase, bool):
+        return 3 if image_depth_increase else 1
+    remedy = "Use None to keep the channels, True to make gray images RGB."
+    _require_integer("image_depth_increase", image_depth_increase, remedy)
+    return int(image_depth_increase)
+
+
+def _check_size(rescale) -> None:
+    sides = rescale if isinstance(rescale, Sequence) and not isinstance(rescale, str) else None
+    if sides is not None:
+        whole = [side for side in sides if isinstance(side, numbers.Integral) and not isinstance(side, bool)]
+        fits = len(sides) == len(whole) == 2 and min(whole) > 0
+    else:
+        factor = isinstance(rescale, numbers.Real) and not isinstance(rescale, bool)
+        fits = rescale is None or (factor and 0 < rescale < math.inf)
+    _require(fits, "`image_size_rescale` must be [height, width] in pixels, a positive factor, or None.",
+             f"image_size_rescale={rescale!r}", "Use None to keep the size.")
+
+
+def _resize(images: np.ndarray, rescale: float | Sequence[int] | None, repeats: int) -> np.ndarray:
+    """Brings images to a size, or scales height and width by a factor (at least 1 pixel remains); repeats channels."""
+    if isinstance(rescale, Sequence):
+        size = tuple(rescale)
+    else:
+        size = tuple(max(1, round(length * (rescale or 1))) for length in images.shape[1:3])
     if size != images.shape[1:3]:
         images = tf.image.resize(images, size, method="bilinear").numpy()
     return np.tile(images, repeats) if repeats > 1 else images

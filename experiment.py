@@ -106,7 +106,7 @@ def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) 
 CHECKS = arguments.CHECKS | {
     "training_function": check_training_function,
     "name": functools.partial(check_name, reserved=(ANN_CACHE,)),
-    "tensorboard_title": functools.partial(check_name, reserved=(ANN_CACHE,)),
+    "tensorboard_title": lambda argument, value: check_name(argument, value, (ANN_CACHE,)) if value != "" else None,
 }
 
 
@@ -145,8 +145,8 @@ class Experiment:
         threshold: firing threshold; `None` for the encoding's own.
         beta: threshold of the clamped ReLU, for the encodings whose ANN is trained with it.
         encoding: name of a temporal code in `spiking.ENCODINGS`, or a sequence of names.
-        image_size_rescale: factor on the images' height and width.
-        image_depth_increase: how many times the images' channels are repeated.
+        image_size_rescale: the images' new `[height, width]`, or a factor on both; `None` keeps their size.
+        image_depth_increase: how many times the images' channels are repeated; True is 3, None or False keeps them.
         tensorboard_title: name of the run in TensorBoard, its folder in `tblogs_dir`. Default: `name`.
         dataset: name, path or arrays, as `ann_training.load_dataset` takes them.
         training_function: `f(experiment, ds_train, ds_test, force_training=False)` that returns a trained
@@ -198,8 +198,8 @@ class Experiment:
         threshold: float | None = None,
         beta: float = 0.25,
         encoding: str | Sequence[str] = "rate",
-        image_size_rescale: float = 1.0,
-        image_depth_increase: int = 1,
+        image_size_rescale: float | Sequence[int] | None = None,
+        image_depth_increase: int | bool | None = None,
         tensorboard_title: str | None = None,
         dataset="mnist_sample",
         training_function: str | Callable[..., keras.Model] = DEFAULT_NETWORK,
@@ -454,6 +454,8 @@ class Experiment:
     def hyperparameters(self, encoding: str) -> dict[str, Any]:
         """The settings in effect for an encoding; see `spiking.runs.results.hyperparameters`."""
         found = hyperparameters(vars(self), spiking.get_encoding(encoding), self.settings[encoding])
+        found["image_size_rescale"] = 1.0 if self.image_size_rescale is None else self.image_size_rescale
+        found["image_depth_increase"] = ann_training.channel_repeats(self.image_depth_increase)
         return {**found, "dataset": self.data.name, "training_function": self.network}
 
     def configuration(self) -> dict[str, Any]:

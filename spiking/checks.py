@@ -93,12 +93,12 @@ def check_text(argument: str, text: str) -> str:
 
 def check_name(argument: str, name: str, reserved: tuple[str, ...] = ()) -> str:
     """The name, once it is known to be fit for a folder of its own, with room for a number behind it."""
-    fits = isinstance(name, str) and re.fullmatch(r"\w[\w .,=+-]*", name) and name not in reserved
+    fits = isinstance(name, str) and re.fullmatch(r"\w[\w .,=+()-]*", name) and name not in reserved
     if not fits or len(name.encode()) > LONGEST_NAME:
         but = f", but not {', '.join(map(repr, reserved))}" if reserved else ""
         raise ValueError(
-            f"{argument} names a folder: letters, digits, blanks and any of '_.,=+-', a letter or digit first, at most "
-            f" {LONGEST_NAME} bytes in UTF-8 (a Chinese character has 3){but}. Received: {argument}={name!r}. "
+            f"{argument} names a folder: letters, digits, blanks and any of '_.,=+()-', a letter or digit first, at "
+            f"most {LONGEST_NAME} bytes in UTF-8 (a Chinese character has 3){but}. Received: {argument}={name!r}. "
             "Choose another one."
         )
     return name

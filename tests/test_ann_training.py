@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def test_fingerprint_follows_the_content_alone(tmp_path, changed):
     assert ann_training.Dataset("changed", **content).fingerprint != original.fingerprint
 
 
-@pytest.mark.parametrize(("factor", "size"), [(0.5, (3, 2)), (2, (12, 10)), (0.01, (1, 1)), (1.0, (6, 5))])
+@pytest.mark.parametrize(("factor", "size"), [(0.5, (3, 2)), (2, (12, 10)), (0.01, (1, 1)), (1.0, (6, 5)),
+                                              (None, (6, 5)), ([9, 4], (9, 4)), ((3, 3), (3, 3))])
 def test_rescaling(factor, size):
     data = load_dataset(arrays(), image_size_rescale=factor)
     assert data.x_train.shape[1:3] == data.x_test.shape[1:3] == size
@@ -123,6 +125,31 @@ def test_depth_increase_repeats_the_channels_in_order():
     plain, deep = load_dataset(source), load_dataset(source, image_depth_increase=3)
     assert deep.input_shape == (4, 4, 6)
     np.testing.assert_array_equal(deep.x_test, np.concatenate([plain.x_test] * 3, axis=-1))
+
+
+@pytest.mark.parametrize(("increase", "channels"), [(None, 1), (False, 1), (True, 3), (1, 1), (2, 2)])
+def test_depth_increase_takes_what_old_scripts_give(increase, channels):
+    data = load_dataset(arrays(shape=(4, 4)), image_depth_increase=increase)
+    assert data.input_shape == (4, 4, channels)
+    assert all(np.array_equal(data.x_train[..., 0], data.x_train[..., channel]) for channel in range(channels))
+
+
+def test_only_gray_images_become_rgb():
+    with pytest.raises(ValueError, match=r"makes gray images RGB.*Received: images of shape \(4, 4, 2\)"):
+        load_dataset(arrays(shape=(4, 4, 2)), image_depth_increase=True)
+
+
+def test_a_user_without_a_home_reads_what_is_there(monkeypatch, tmp_path):
+    def unknown(*args):
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    np.savez(tmp_path / "mnist.npz", **dict(zip(("x_train", "y_train", "x_test", "y_test"),
+                                                (part for pair in arrays() for part in pair), strict=True)))
+    assert len(load_dataset("mnist", data_dir=tmp_path).x_train)
+    with pytest.raises(FileNotFoundError, match="no such .npz file"):
+        load_dataset("~nobody_of_that_name/data.npz")
 
 
 def test_max_images_keeps_the_first():
@@ -202,14 +229,15 @@ def test_counts_that_differ_show_even_when_cut_to_max_images():
 
 @pytest.mark.parametrize(
     "argument",
-    [{"image_size_rescale": value} for value in (0, -1.0, float("nan"), float("inf"), "2", True, None)]
-    + [{"image_depth_increase": value} for value in (0, -1, 1.5, True)]
+    [{"image_size_rescale": value} for value in (0, -1.0, float("nan"), float("inf"), "2", True)]
+    + [{"image_size_rescale": value} for value in ([28], [28, 0], [2.5, 3])]
+    + [{"image_depth_increase": value} for value in (0, -1, 1.5, "3")]
     + [{"max_images": value} for value in (0, -3, 2.5)],
     ids=str,
 )
 def test_bad_arguments_are_refused(argument):
     ((name, value),) = argument.items()
-    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}={value!r}"):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}={re.escape(repr(value))}"):
         load_dataset(arrays(), **argument)
 
 

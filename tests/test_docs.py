@@ -5,26 +5,50 @@ from pathlib import Path
 
 import pytest
 
+import ann_training
 import conversion
+import experiment
+import optimization
+import plotting
 import spiking
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
-def tables(monkeypatch):
+def tables():
     """The tables the examples add to, as they were before."""
-    monkeypatch.setattr(spiking, "ENCODINGS", dict(spiking.ENCODINGS))
-    before = dict(conversion.CONVERTERS)
+    before = [(table, dict(table)) for table in (spiking.ENCODINGS, conversion.CONVERTERS)]
     yield
-    conversion.CONVERTERS.clear()
-    conversion.CONVERTERS.update(before)
+    for table, content in before:
+        table.clear()
+        table.update(content)
+
+
+def run_blocks(page, count):
+    """Runs the Python blocks of a page, one after the other."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == count
+    namespace = {"__name__": "example"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{page}, block {number + 1}", "exec"), namespace)
 
 
 def test_extending(tables):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "EXTENDING.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 4
-    namespace = {"__name__": "example"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"EXTENDING.md, block {number + 1}", "exec"), namespace)
+    run_blocks("EXTENDING.md", 4)
     assert "rate_refractory" in spiking.ENCODINGS
+
+
+def test_from_the_original(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks("FROM_THE_ORIGINAL.md", 1)
+
+
+def test_the_names_of_today_exist():
+    """Every `name(` in the columns "today" of the pages' tables is one of the toolbox."""
+    text = (DOCS / "FROM_THE_ORIGINAL.md").read_text(encoding="utf-8")
+    cells = [row.rsplit("|", 2)[1] for row in text.splitlines() if row.startswith("| `")]
+    called = {name for cell in cells for name in re.findall(r"`(?:\w+\.)?(\w+)\(", cell)}
+    known = {name for module in (ann_training, conversion, experiment.Experiment, optimization, plotting)
+             for name in dir(module)}  # fmt: skip
+    assert len(called) > 10 and called <= known, called - known

@@ -416,7 +416,7 @@ def test_json_is_strict():
         *({"threshold": value} for value in (0, -1.0, float("inf"), "high")),
         *({"tau": value} for value in (0, -1.0, float("nan"), "slow")),
         *({"max_rate": value} for value in (0, -1, "fast")),
-        *({"beta": value} for value in (0, "x")),
+        *({"beta": value} for value in (-1, "x")),
         *({"epochs": value} for value in (0, 1.5, "ten")),
         *({"batch_size_ann_training": value} for value in (0, 2.5)),
         *({"batch_size_snn_eval": value} for value in (-1, None)),
@@ -529,7 +529,7 @@ def test_main_does_every_encoding_on_the_sample_by_default():
     [
         *("--encoding morse", "--dataset nowhere", "--network alexnet", "--timesteps 0", "--timesteps -3"),
         *("--timesteps 2.5", "--timesteps many", "--norm-percentile 0", "--norm-percentile 101", "--threshold 0"),
-        *("--tau -1", "--epochs 0", "--max-images 0", "--seed -1", "--name a/b", "--results-dir file", "--beta 0"),
+        *("--tau -1", "--epochs 0", "--max-images 0", "--seed -1", "--name a/b", "--results-dir file", "--beta -1"),
     ],
 )
 def test_main_refuses_bad_input_in_one_line(wrong, tmp_path, capsys, monkeypatch):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from spiking.cells import PACKAGE
-from spiking.checks import check_timesteps, check_whole
+from spiking.checks import check_real, check_timesteps, check_whole
 
 
 class SpikingInput(keras.layers.Layer):
@@ -129,20 +129,15 @@ class PoissonSpikes(SpikingInput):
     its batch nor on its place in it.
 
     Args:
-        max_rate: probability of a spike per step at full intensity x = 1; above 1 what is brighter than 1/max_rate
-            spikes in every step.
+        max_rate: probability of a spike per step at full intensity x = 1, positive; above 1 all from 1/max_rate on
+            spike in every step.
         scale: intensity that counts as full; the image is divided by it.
         seed: whole number; the same seed gives the same spikes.
     """
 
     def __init__(self, timesteps, preprocessing=(), max_rate: float = 1.0, scale: float = 1.0, seed: int = 0, **kwargs):
         super().__init__(timesteps, preprocessing, **kwargs)
-        if not 0 < max_rate < float("inf"):
-            raise ValueError(
-                "max_rate is the probability of an input spike per time step at full intensity and must be positive; "
-                f"above 1 bright inputs saturate. Received: max_rate={max_rate}"
-            )
-        self.max_rate = float(max_rate)
+        self.max_rate = check_real("max_rate", max_rate, "(0, inf)")
         self.scale = float(scale)
         self.seed = check_whole("seed", seed)
 

@@ -31,7 +31,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_rate": _positive,
     "tau": functools.partial(check_real, interval="(0, inf]"),
     "threshold": _positive,
-    "beta": _positive,
+    "beta": functools.partial(check_real, interval="[0, inf)"),
     "force_training": _yes_or_no,
     "disable_training_accuracy": _yes_or_no,
     "encoding_options": lambda argument, value: dict(value),
