@@ -4,12 +4,22 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spiking.runs.files import plain
 from spiking.runs.spaces import derived_seed
-from spiking.runs.trials import Pruned, Record, Task, as_read, attempt, check_signature, ending, in_a_line
+from spiking.runs.trials import (
+    Pruned,
+    Record,
+    Task,
+    as_read,
+    attempt,
+    check_signature,
+    ending,
+    in_a_line,
+    to_be_redone,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +29,7 @@ POLL_SECONDS = 0.2  # between two looks at a study while other workers finish th
 
 
 def open_storage(storage: str):
-    """The Optuna storage of that name; see `search`. Optuna is imported where it is used."""
+    """The Optuna storage of that name; see `optimization.search`."""
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -44,13 +54,15 @@ def shared_study(storage: str, name: str, signature: Mapping, directions: Sequen
     try:
         import optuna
     except ImportError as error:
-        rule = f"A storage is one of Optuna's, which is not installed. Received: {storage=}."
-        raise ImportError(f"{rule} pip install 'spiking-toolbox[search]', or search without a storage.") from error
+        raise ImportError(
+            f"A storage is one of Optuna's, which is not installed. Received: {storage=}. "
+            "pip install 'spiking-toolbox[search]', or search without a storage."
+        ) from error
     backend = open_storage(storage)
     try:
         study = optuna.create_study(storage=backend, study_name=name, directions=directions, load_if_exists=True)
         check_signature(study.user_attrs.get("search"), signature, f"{storage=}, study {name!r}")
-        study.set_user_attr("search", signature)
+        study.set_user_attr("search", plain(signature))
         yield study
     finally:
         if hasattr(backend, "engine"):
@@ -94,29 +106,52 @@ def fail_the_dead(study, seen: dict[int, tuple]) -> None:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
-def counts(trial) -> bool:
-    """Whether a trial ended, and did not fail only because its worker was killed."""
-    return "record" in trial.user_attrs and trial.state.name == ending(trial.user_attrs["record"])
+def counts(trial, replaced: Collection[int] = ()) -> bool:
+    """Whether a trial ended, did not fail only because its worker was killed, and is not replaced by another one."""
+    if trial.number in replaced or "record" not in trial.user_attrs:
+        return False
+    return trial.state.name == ending(trial.user_attrs["record"])
 
 
-def run_shared(study, task: Task, space, trials: int, metrics: Sequence[str], seed: int) -> list[Record]:
-    """Does trials of a study, beside other workers, until all together have done as many as wanted."""
+def record_of(trial) -> Record:
+    """The record of a trial that `counts`."""
+    return as_read(trial.user_attrs["record"])
+
+
+def to_replace(study, retry_failed: bool) -> set[int]:
+    """The trials of earlier calls that other ones shall take the place of: those that `to_be_redone` names."""
+    ended = filter(counts, study.get_trials(deepcopy=False))
+    return {trial.number for trial in ended if to_be_redone(record_of(trial), retry_failed)}
+
+
+def records_of(study, replaced: Collection[int]) -> list[Record]:
+    """The records of the trials that ended and are not replaced, by number."""
+    return [record_of(each) for each in study.get_trials(deepcopy=False) if counts(each, replaced)]
+
+
+def run_shared(
+    study, task: Task, space, trials: int, metrics: Sequence[str], seed: int, replaced: Collection[int] = ()
+) -> None:
+    """Does trials of a study, beside other workers, until all together have done as many as wanted.
+
+    `replaced`: numbers of trials that do not count.
+    """
     from optuna.trial import TrialState
 
     seen = {}
     while True:
         fail_the_dead(study, seen)
         known = study.get_trials(deepcopy=False)
-        ended = [trial for trial in known if counts(trial)]
-        if len(ended) >= trials:
-            return sorted((trial.user_attrs["record"] for trial in ended), key=lambda record: record["number"])
-        if len(ended) + sum(trial.state == TrialState.RUNNING for trial in known) >= trials:
+        ended = sum(counts(trial, replaced) for trial in known)
+        if ended >= trials:
+            return
+        if ended + sum(trial.state == TrialState.RUNNING for trial in known) >= trials:
             time.sleep(POLL_SECONDS)
             continue
         trial = study.ask()
         try:
             before = [other for other in study.get_trials(deepcopy=False) if other.number < trial.number]
-            if sum(other.state == TrialState.RUNNING or counts(other) for other in before) < trials:
+            if sum(other.state == TrialState.RUNNING or counts(other, replaced) for other in before) < trials:
                 run_one(study, trial, task, space, metrics, seed)
             else:  # two workers began the last trial at the same time
                 study.tell(trial, state=TrialState.FAIL)
@@ -141,7 +176,7 @@ def run_one(study, trial, task: Task, space, metrics: Sequence[str], seed: int) 
         record = attempt(task, trial.number, values, metrics, report if len(metrics) == 1 else None)
     logger.info("%s", in_a_line(record, metrics))
     try:
-        trial.set_user_attr("record", json.loads(json.dumps(record, default=plain)))
+        trial.set_user_attr("record", plain(record))
         state = ending(record)
         study.tell(trial, [record["metrics"][name] for name in metrics] if state == "COMPLETE" else None,
                    state=optuna.trial.TrialState[state])

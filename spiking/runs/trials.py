@@ -123,8 +123,7 @@ def columns(values: Mapping[str, Any], taken: Iterable[str]) -> dict[str, Any]:
 
 def trial_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Records as the rows of a table: number and ending, values, metrics (but for curves), seconds and error."""
-    records, rows = list(records), []
-    fixed = ("number", "ended", "seconds", "error")
+    records, rows, fixed = list(records), [], ("number", "ended", "seconds", "error")
     taken = {*fixed, *(name for record in records for name in record.get("metrics", {}))}
     for record in records:
         found = {name: value for name, value in record.get("metrics", {}).items() if not isinstance(value, list)}
