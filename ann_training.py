@@ -84,6 +84,13 @@ class Dataset:
         """Shape of one image, `(height, width, channels)`."""
         return self.x_train.shape[1:]
 
+    def for_validation(self, share: float) -> "Dataset":
+        """The training images in two parts: for training, and, a share of them, in place of the test images."""
+        order = np.random.default_rng(0).permutation(len(self.x_train))  # files are often sorted by class
+        parts = np.split(order, [len(order) - max(1, round(share * len(order)))])
+        (x_train, y_train), (x_test, y_test) = ((self.x_train[part], self.y_train[part]) for part in parts)
+        return Dataset(self.name, x_train, y_train, x_test, y_test)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash over all images and labels: equal content, equal fingerprint, whatever the name."""
@@ -108,7 +115,8 @@ def load_dataset(
               then in the folder named by the environment variable `SPIKING_DATA_DIR`, then in
               `~/.cache/spiking-datasets`; otherwise Keras takes it from its cache or downloads it;
             - a path to an `.npz` file with the arrays x_train, y_train, x_test, y_test;
-            - the arrays themselves, `((x_train, y_train), (x_test, y_test))`.
+            - the arrays themselves, `((x_train, y_train), (x_test, y_test))`;
+            - a `Dataset`.
 
             Images have the shape `(n, height, width)` or `(n, height, width, channels)` and are uint8 (then divided
             by 255) or floats in [0, 1]; labels are integers of shape `(n,)` or `(n, 1)`.
@@ -149,6 +157,8 @@ def _read(source, data_dir) -> tuple[str, tuple]:
     if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(".npz")):
         path = Path(os.path.expanduser(source))
         return path.stem, _read_npz(path)
+    if isinstance(source, Dataset):
+        return source.name, (source.train, source.test)
     try:
         (x_train, y_train), (x_test, y_test) = source
     except (TypeError, ValueError):

@@ -23,11 +23,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import argparse
 import contextlib
 import functools
+import hashlib
+import inspect
 import logging
+import math
 import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,34 +45,30 @@ import conversion
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
-from spiking.checks import LONGEST_NAME, check_name, check_text
+from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, require
 from spiking.quantisation import QuantisedReLU
 from spiking.runs import arguments, screen, summaries
 from spiking.runs.devices import mirrored_strategy, shared
+from spiking.runs.files import locked, plain
 from spiking.runs.folder import RunFolder
+from spiking.runs.repetition import Repetition, checked_axes
 from spiking.runs.results import COMPARISON_FIGURE, Ann, Result, activation_key, html_report, hyperparameters, versions
 from spiking.runs.summaries import ANALYSIS_METRICS
 from spiking.runs.tensorboard import TrainingLog, log_to_tensorboard
+from spiking.runs.trials import Report, Task, function_task
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CORRECTIONS
 
 logger = logging.getLogger(__name__)
 
 
-def __getattr__(name: str):
-    """`RepeatedExperiment` belongs here too, but stands in a module of its own, which needs this one."""
-    if name == "RepeatedExperiment":
-        from optimization import RepeatedExperiment
-
-        return RepeatedExperiment
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 ANN_CACHE = "anns"  # in the results folder
 CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their activations needs no more
 DIAGNOSIS_IMAGES = 200  # of the training set: settings are not to be chosen by the test images
+REPORTED_SHARES = (0.1, 0.3)  # of the test images, after which `measure` tells how it is going
 ACTIVITY_IMAGES = 50  # of the test set, for the activities' figure and histograms: all their activations are kept
 DEFAULT_NETWORK = "lenet5_maxpool"
+CURVE = "accuracy_per_timestep"  # of a run that is repeated, a list in its record
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -249,11 +249,7 @@ class Experiment:
         """
         self._start_anew()
         for encoding in self.settings:
-            self.train(encoding)
-            self.convert(encoding)
-            self.ann_accuracy(encoding)
-            self.snn_accuracy(encoding)
-            self.snn_activation_analysis(encoding)
+            self.measure(encoding)
             self.log(encoding)
         for problem in self.problems:
             logger.error("%s", problem)
@@ -265,6 +261,26 @@ class Experiment:
         return metrics, curves if several else curves[self.encoding]
 
     # The steps. Each takes the name of an encoding, by default the (first) one of the experiment.
+
+    def measure(self, encoding: str | None = None, report: Callable[[int, float], None] | None = None) -> dict:
+        """All steps but the last: training, conversion, accuracies, analysis.
+
+        Args:
+            report: called with a number of test images and the SNN's accuracy on them, after a tenth and after three
+                tenths of them; what it raises ends the work.
+
+        Returns:
+            The metrics.
+        """
+        self.train(encoding)
+        snn = self.convert(encoding)
+        images, labels = self._evaluation_data()["test"]
+        for count in (math.ceil(share * len(images)) for share in REPORTED_SHARES if report):
+            report(count, conversion.snn_accuracy(snn, images[:count], labels[:count], self.batch_size_snn_eval))
+        self.ann_accuracy(encoding)
+        self.snn_accuracy(encoding)
+        self.snn_activation_analysis(encoding)
+        return self.result(encoding).metrics
 
     def train(self, encoding: str | None = None) -> keras.Model:
         """Trains the ANN, or loads it if the same training has been done before."""
@@ -287,6 +303,12 @@ class Experiment:
                 self.folder.save_model(f"{name}.keras", model)
         result.ann = self._anns[key]
         return result.ann.model
+
+    def training_key(self, encoding: str | None = None) -> str:
+        """Equal keys, equal trainings: a hash of what has a say in the ANN of an encoding."""
+        activation = activation_key(self.ann_activation(self.result(encoding).encoding))
+        settings = self.epochs, self.batch_size_ann_training, self.seed
+        return hashlib.sha256(repr((self.network, self.data.fingerprint, settings, activation)).encode()).hexdigest()[:16]
 
     def ann_activation(self, encoding: str):
         """Hidden activation of the ANN for this encoding: a name, a Keras layer or its configuration.
@@ -385,14 +407,9 @@ class Experiment:
             RuntimeError: `snn_activation_analysis` has not been called.
             OSError: the metrics cannot be written.
         """
-        result = self.result(encoding)
-        if result.analysis is None:
-            raise RuntimeError(
-                "A finished analysis is logged. Received: log() before snn_activation_analysis(). "
-                "Call snn_activation_analysis() first, or run()."
-            )
+        result = self._analysed(encoding)
         folder, name, images = self.folder, result.encoding, self._evaluation_data()["test"][0][:ACTIVITY_IMAGES]
-        folder.write_json("metrics.json", {each.encoding: each.metrics for each in self._finished()})
+        self._write_metrics()
         with self._reported(f"diagnosis of {name}"):
             if not result.diagnosis:
                 self.diagnose(name)
@@ -402,14 +419,22 @@ class Experiment:
             logger.info("%s: figures", name)
             result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.model, result.snn, images)
             result.figures = save_figures(folder, result, self._finished(), images[0])
-        with self._reported(f"TensorBoard log of {name}"):
-            logger.info("%s: TensorBoard log", name)
-            log_to_tensorboard(folder.tblogs / name, result)
+        self._log_to_tensorboard(result)
         result.activities = {}
         with self._reported("report.html"):
             folder.write_text("report.html", html_report(folder, self._finished()))
         self._logged.add(name)
         return folder.path
+
+    def log_metrics(self, encoding: str | None = None) -> None:
+        """The short form of `log`, for hundreds of runs: writes the metrics, and what TensorBoard shows without figures.
+
+        Raises:
+            RuntimeError, OSError: as `log` does.
+        """
+        result = self._analysed(encoding)
+        self._write_metrics()
+        self._log_to_tensorboard(result)
 
     # What the steps share.
 
@@ -493,6 +518,23 @@ class Experiment:
             for encoding, settings in self.settings.items()
         }
 
+    def _analysed(self, encoding: str | None) -> Result:
+        result = self.result(encoding)
+        if result.analysis is None:
+            raise RuntimeError(
+                "A finished analysis is logged. Received: log() before snn_activation_analysis(). "
+                "Call snn_activation_analysis() first, or run()."
+            )
+        return result
+
+    def _write_metrics(self) -> None:
+        self.folder.write_json("metrics.json", {each.encoding: each.metrics for each in self._finished()})
+
+    def _log_to_tensorboard(self, result: Result) -> None:
+        with self._reported(f"TensorBoard log of {result.encoding}"):
+            logger.info("%s: TensorBoard log", result.encoding)
+            log_to_tensorboard(self.folder.tblogs / result.encoding, result)
+
     def _finished(self) -> list[Result]:
         return [result for result in self.results.values() if result.analysis is not None]
 
@@ -542,6 +584,143 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
         ),
     }
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Experiments as trials
+
+
+class ExperimentTask:
+    """A trial that is an Experiment with one encoding, without figures and saved SNNs. In the folder lie `runs/`,
+    with the trained ANNs in `runs/anns/`, and `tblogs/`, with the hyperparameters.
+
+    Args:
+        arguments: of the Experiment, those that are not varied; `names` are those that are.
+        metric: an accuracy of the SNN is reported early; for one of the test images, those of training are left out.
+        validation: share of the training images on which trials are evaluated in place of the test images; metrics
+            then end in "validation" in place of "test". With 0 the test images choose the best configuration, and are
+            no longer fit to report its accuracy.
+        curve: whether the metrics have the accuracy at each step, too, a list.
+
+    Attributes:
+        data: name and fingerprint of the data set, if it is not varied.
+    """
+
+    def __init__(self, arguments: Mapping, names: Iterable[str], metric: str, folder: Path, validation: float = 0,
+                 curve: bool = False):
+        known = set(inspect.signature(Experiment).parameters) - {"name", "tensorboard_title"}
+        unknown = (set(arguments) | set(names)) - known
+        require(not unknown, "Trials are given arguments of Experiment", ", ".join(sorted(unknown)),
+                f"Known are {', '.join(sorted(known))}.")
+        encoding, rule = arguments.get("encoding", "rate"), "A trial has one encoding"
+        require(isinstance(encoding, str), rule, f"{encoding=}", "Vary it, as DiscreteValues.")
+        check_real("validation", validation, "[0, 1)", "It is a share of the training images; 0.1 is usual.")
+        self._own = {"results_dir": folder / "runs", "tblogs_dir": folder / "tblogs"}
+        self._own = {name: place for name, place in self._own.items() if name not in arguments}
+        self.arguments = {**self._own, **arguments}
+        self.arguments.setdefault("disable_training_accuracy", metric.endswith(("/test", "/validation")))
+        self.metric, self.folder, self.validation, self.curve = metric, folder, validation, curve
+        # Wrong arguments shall show now. Options belong to an encoding, which may be among what is varied.
+        tried = Experiment(**{name: value for name, value in self.arguments.items() if name != "encoding_options"})
+        fixed = not {"dataset", "data_dir", "image_size_rescale", "image_depth_increase"} & set(names)
+        self.data = {"name": tried.data.name, "fingerprint": tried.data.fingerprint} if fixed else None
+
+    def __call__(self, number: int, values: Mapping, report: Report | None = None) -> dict[str, Any]:
+        arguments = {**self.arguments, **values, "name": f"trial-{number:05d}"}
+        if self.validation:
+            source, place = arguments.get("dataset", "mnist_sample"), arguments.get("data_dir")
+            data = ann_training.load_dataset(source, data_dir=place)
+            arguments["dataset"] = data.for_validation(self.validation)
+        for place in self._own.values():  # an interrupted trial of this number may have left something
+            shutil.rmtree(place / arguments["name"], ignore_errors=True)
+        experiment = Experiment(**arguments)
+        with locked(self.folder / f".training-{experiment.training_key()}.lock", wait=True):
+            experiment.train()  # other processes wait for this ANN, then find it in the cache
+        experiment.measure(report=report if self.metric == self._named("snn/eval/test") else None)
+        result = experiment.result()
+        result.metrics = {self._named(metric): value for metric, value in result.metrics.items()}
+        experiment.log_metrics()
+        for problem in experiment.problems:
+            logger.warning("Trial %d: %s", number, problem)
+        curve = {CURVE: list(result.analysis.accuracy_per_timestep)} if self.curve else {}
+        return {**result.metrics, **curve}
+
+    def _named(self, metric: str) -> str:
+        return re.sub("/test$", "/validation", metric) if self.validation else metric
+
+
+def as_task(objective, names: Sequence[str], metric: str, folder: Path, validation: float = 0,
+            curve: bool = False) -> tuple[Task, dict[str, Any]]:
+    """The trials of an objective: a function, or a dict of arguments of an Experiment; and what they have in common."""
+    if isinstance(objective, Mapping):
+        task = ExperimentTask(objective, names, metric, folder, validation, curve)
+        common = {name: value for name, value in objective.items() if name != "strategy"}  # devices change no result
+        return task, {"arguments": plain(common), **({"data": task.data} if task.data else {})}
+    fits, rule = callable(objective) and not validation, "An objective is a function, or Experiment's arguments"
+    require(fits, rule, f"{objective!r}, {validation=}", "Only Experiments have validation; give arguments by name.")
+    return function_task(objective, names, metric), {"arguments": {}}
+
+
+class RepeatedExperiment(Repetition):
+    """The same experiments several times, with seeds derived from one; resumable, see `Repetition`.
+
+        RepeatedExperiment(encoding="ttfs", timesteps=[60, 120], repetitions=25).run_repeat()
+        RepeatedExperiment({"encoding": "ttfs"}, 25, timesteps=[60, 120], folder="experiments/ttfs").run()
+
+    Args:
+        objective: arguments of an Experiment; or a function of `seed` and the arguments of the grid, as
+            `optimization.search` takes it; or `None`, and an Experiment's arguments are given by name.
+        repetitions: how often each cell of the grid is run, with one seed per repetition, the same in all cells.
+        timesteps: a number; or `[start, stop]` or `[start, stop, step]`, an axis of the grid, `stop` included.
+        grid: argument -> its values. All combinations are run, the `cells`.
+        seed: from which those of the repetitions are derived.
+        folder: for the `records` and tables, and for the runs. Default: "experiments/repeated", or as `name` and
+            `results_dir` among the arguments say.
+        arguments: of an Experiment. Several encodings are an axis of the grid; the logs for TensorBoard are in the
+            folder, or where `tblogs_dir` and `tensorboard_title` say.
+    """
+
+    def __init__(self, objective: Callable[..., Any] | Mapping[str, Any] | None = None, repetitions: int = 1,
+                 timesteps: int | Sequence[int] | None = None, grid: Mapping[str, Sequence] | None = None, *,
+                 seed: int = 0, folder: str | os.PathLike | None = None, **arguments):
+        require(objective is None or not arguments, "An experiment's arguments are given by name, or as one dict",
+                f"{objective!r}, and {', '.join(arguments)}", "Put all of them into the dict, or leave it out.")
+        folder = Path("experiments", "repeated") if folder is None else folder
+        if objective is None:
+            objective, grid, folder = arguments_as_given(arguments, grid, folder)
+        axes = checked_axes(timesteps, grid)
+        require(callable(objective) or "seed" not in objective, "Seeds of runs are derived",
+                "a seed among the arguments", "Give the one to derive them from: RepeatedExperiment(…, seed=…).")
+        folder = Path(folder).expanduser().absolute()
+        task, facts = as_task(objective, ["seed", *axes], "value", folder, curve=True)
+        super().__init__(task, repetitions, axes, seed, folder, facts)
+
+    def run_repeat(self, timestep_analysis: bool = False, retry_failed: bool = False):
+        """Does the runs that have not been done.
+
+        Args:
+            timestep_analysis: whether the accuracy had the simulation ended at each step is wanted, too.
+            retry_failed: see `run`.
+
+        Returns:
+            The `summary`; with `timestep_analysis` a pair of it and of the accuracies, label of a cell ->
+            `(runs, timesteps)`.
+        """
+        summary = self.run(retry_failed)
+        return (summary, self.series(CURVE)) if timestep_analysis else summary
+
+
+def arguments_as_given(arguments: Mapping, grid: Mapping | None, folder: Path) -> tuple[dict, dict, Path]:
+    """An Experiment's arguments as those of trials, with the grid and the folder that they ask for."""
+    arguments, grid = dict(arguments), dict(grid or {})
+    name, results_dir = arguments.pop("name", None), arguments.pop("results_dir", folder.parent)
+    title, tblogs_dir = arguments.pop("tensorboard_title", None), arguments.pop("tblogs_dir", None)
+    folder = Path(results_dir) / (folder.name if name is None else check_name("name", name))
+    if title or tblogs_dir:
+        arguments["tblogs_dir"] = Path(tblogs_dir or "tblogs") / check_name("tensorboard_title", title or folder.name)
+    if not isinstance(arguments.get("encoding", ""), str):
+        grid["encoding"] = arguments.pop("encoding")
+    return arguments, grid, folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------

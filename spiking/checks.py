@@ -22,6 +22,12 @@ THRESHOLDS = "[1e-30, 1e30]"
 LONGEST_NAME = 200
 
 
+def require(holds, rule: str, received: str, remedy: str, cause: Exception | None = None) -> None:
+    """Raises a ValueError, in the form that all errors of the project have, unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{rule}. Received: {received}. {remedy}") from cause
+
+
 def check_whole(argument: str, value, least: int = 0, most: int | None = None, remedy: str = "") -> int:
     """`value` as an int, once it is known to be a whole number from `least` to `most` (None: no limit)."""
     try:
