@@ -333,8 +333,9 @@ def convert_ann_to_snn(
             `spiking/analysis/batches.py` tells; or what `calibrate` returned.
         encoding: name of the temporal code, see `spiking.ENCODINGS`.
         timesteps: number of time steps; `None` for the code's own.
-        threshold: firing threshold; `None` for the code's own.
-        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100]; `None` for 99.9.
+        threshold: firing threshold; `None` for the code's own, which may follow from `timesteps` and the depth.
+        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100]; `None` for the
+            code's own.
         normalisation: how full activity is chosen: "percentile", "max", or "mse" for the least mean square error at
             this number of time steps; `None` for the code's own.
         per_channel: full activity per channel, or per layer; `None` for the code's own.
@@ -367,6 +368,7 @@ def convert_ann_to_snn(
             "gives them once. Give a callable that makes it anew, or an array."
         )
     folded = read(ann)
+    settings = code.at_depth(settings, folded.depth)
     _check_clamps(folded, code)
     if isinstance(calibration, Calibration):
         choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
@@ -376,7 +378,7 @@ def convert_ann_to_snn(
             folded,
             calibration,
             code.normalisation if normalisation is None else normalisation,
-            percentile=99.9 if norm_percentile is None else norm_percentile,
+            percentile=code.norm_percentile if norm_percentile is None else norm_percentile,
             per_channel=code.per_channel if per_channel is None else per_channel,
             levels=settings["timesteps"],
         )
@@ -522,25 +524,30 @@ def snn_activation_analysis(
         batch_size: of arrays.
         ann: the ANN it came from, for its effective MACs; None to leave them out.
     """
+    return analyse(snn, _maybe_labelled(snn, images, labels, batch_size), None if ann is None else read(ann))
+
+
+def _maybe_labelled(snn, images, labels, batch_size) -> Iterator[tuple]:
+    """Checked batches of (images, labels), or (images, None) where there are no labels."""
     if labels is not None or holds_labels(images):
-        batches = labelled_batches(snn, images, labels, batch_size)
-    else:
-        batches = ((batch, None) for batch in image_batches(images, snn, "images", batch_size))
-    return analyse(snn, batches, None if ann is None else read(ann))
+        return labelled_batches(snn, images, labels, batch_size)
+    return ((batch, None) for batch in image_batches(images, snn, "images", batch_size))
 
 
-def diagnose(ann, snn: SpikingSequential, images, batch_size: int = BATCH_SIZE) -> Diagnosis:
-    """Which layer of a converted network loses what, why, and what to change; worst first, see `spiking.diagnosis`.
+def diagnose(ann, snn: SpikingSequential, images, labels=None, batch_size: int = BATCH_SIZE) -> Diagnosis:
+    """Which layer of a converted network loses what, why, and what to change; see `spiking.analysis.diagnosis`.
 
     Args:
         ann: the ANN.
         snn: what `convert_ann_to_snn` made of it.
         images: in any form that `spiking/analysis/batches.py` tells; some hundred are enough.
+        labels: as `labelled_batches` takes them; with them, or if `images` brings them, the best step to stop is that
+            of the accuracy, without them that of the agreement with the ANN.
         batch_size: of arrays.
     """
     folded = read(ann)
     chain = [(path[-1], layer) for path, layer in _chain(ann)]
-    return diagnose_layers(folded, snn, chain, image_batches(images, snn, "images", batch_size))
+    return diagnose_layers(folded, snn, chain, _maybe_labelled(snn, images, labels, batch_size))
 
 
 def snn_early_exit(

@@ -24,8 +24,9 @@ class Encoding:
         name: what users write.
         summary: one line for tables and help texts.
         timesteps: default number of time steps.
-        threshold: default firing threshold θ.
-        options: further settings this code understands, with their defaults.
+        threshold: default firing threshold θ; None if it follows from the depth.
+        options: further settings this code understands, with their defaults; None for what follows from the depth.
+        by_depth: `(settings, depth) -> ` the values of all settings that follow from the depth, see `at_depth`.
         signed_input: `(settings) -> ` whether images may hold negative values.
         neuron, neuron_conv2d, max_pool, integrator: the cells.
         input_layer: `(settings, depth, preprocessing, input_maximum) -> SpikingInput`.
@@ -36,6 +37,7 @@ class Encoding:
         activity: `(spike_counts, first_spike_times, settings) -> ` the activity in units of λ, same shape.
         simulate: `(layers, images, record, training) -> Simulation`, see `simulation.py`.
         normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `calibration.py`).
+        norm_percentile: the percentile it takes by default, in (0, 100].
         per_channel: whether λ is chosen per channel by default, or per layer.
         rounding_levels: `(settings) -> ` N if the activity of a neuron with potential z (in units of full activity) is
             clip(⌊zN + ½⌋, 0, N)/N, exactly or on average; None if it is something else.
@@ -49,7 +51,7 @@ class Encoding:
     name: str
     summary: str
     timesteps: int
-    threshold: float
+    threshold: float | None
     neuron: type[SpikingCell]
     neuron_conv2d: type[SpikingCell]
     max_pool: type[SpikingCell]
@@ -63,6 +65,7 @@ class Encoding:
     input_value: Callable[[Settings, float], float] = lambda settings, input_maximum: 1.0
     signed_input: Callable[[Settings], bool] = lambda settings: True
     normalisation: str = "percentile"
+    norm_percentile: float = 99.9
     per_channel: bool = False
     rounding_levels: Callable[[Settings], int | None] = lambda settings: None
     clamp_options: Callable | None = None
@@ -70,9 +73,12 @@ class Encoding:
     hidden_activation: Callable[[float], Any] = lambda beta: "relu"
     remarks: Callable[[Settings, int], list[str]] = no_remarks
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    by_depth: Callable[[Settings, int], dict] = lambda settings, depth: {}
 
     def settings(self, timesteps: int | None = None, threshold: float | None = None, **options) -> dict[str, Any]:
         """All settings of a conversion, checked and completed with this code's defaults.
+
+        What follows from the depth of the network stays None until `at_depth`.
 
         Args:
             timesteps: number of time steps; `None` for the code's own.
@@ -91,12 +97,18 @@ class Encoding:
             )
         settings = {
             "timesteps": check_timesteps(self.timesteps if timesteps is None else timesteps),
-            "threshold": check_threshold(self.threshold if threshold is None else threshold),
+            "threshold": self.threshold if threshold is None else check_threshold(threshold),
             **self.options,
             **options,
         }
         # The cells and the input layer check their own arguments: make one of each, before any work is done.
-        self.input_layer(settings, 1, [], 1.0)
-        self.neuron(**self.neuron_options(settings, 0))
-        self.integrator(**self.integrator_options(settings, 1))
+        complete = self.at_depth(settings, 1)
+        self.input_layer(complete, 1, [], 1.0)
+        self.neuron(**self.neuron_options(complete, 0))
+        self.integrator(**self.integrator_options(complete, 1))
         return settings
+
+    def at_depth(self, settings: Settings, depth: int) -> dict[str, Any]:
+        """The settings with what was left open, None, filled in for a network of `depth` layers of neurons."""
+        found = self.by_depth(settings, depth)
+        return {**settings, **{name: value for name, value in found.items() if settings[name] is None}}

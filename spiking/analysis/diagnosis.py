@@ -1,8 +1,10 @@
 """Why a spiking network differs from its ANN: the error of each layer split by cause, and what to change.
 
-How errors are measured and split is told in `layer_errors.py`; here they become findings: causes with advice.
+How errors are measured and split is told in `layer_errors.py`; how they become findings, causes with advice, in
+`advice.py`.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,58 +14,17 @@ import tensorflow as tf
 from keras import layers as kl
 
 import spiking
+from spiking.analysis.advice import BATCH_NORM, Conversion, Finding, best_step, in_order, of_curve, of_layers
 from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
-from spiking.analysis.tasks import task_of
+from spiking.analysis.tasks import Task, task_of
 from spiking.analysis.verification import Comparison, OutputDifference, described, least_same_class
-from spiking.encoding import Encoding
 from spiking.folding.reader import FoldedNetwork
-from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.network.clock import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 from spiking.network.model import SpikingSequential
 
-# What a finding can name.
-BATCH_NORM = "batch_norm"
-DEAD = "dead"
-CLIPPING = "clipping"
-SCALE = "scale"
-THRESHOLD = "threshold"
-TIMESTEPS = "timesteps"
-ARRIVAL = "arrival"
-CODE = "code"
-ACCUMULATED = "accumulated"
-CAUSES = (BATCH_NORM, DEAD, CLIPPING, SCALE, THRESHOLD, TIMESTEPS, ARRIVAL, CODE, ACCUMULATED)
-
-# From what size a local error is reported, and the whole error of the last layer, relative to the layer's activation.
-# In networks that keep the ANN's accuracy they are half that or less (benchmarks/diagnosis.py).
-LIMIT = 0.1
-ACCUMULATED_LIMIT = 0.2
-# From what share of lost activation a layer is reported as silent, though its inputs may be too wrong to lose much.
-SILENT_LIMIT = 0.5
-# λ is to blame from this many times the largest activation on; on other images than those of calibration it varies.
-SCALE_LIMIT = 1.5
-# The same for BatchNorm, in standard deviations (of the mean) and as ln of the ratio of standard deviations.
+# From what size wrong statistics are reported: of the mean in standard deviations, of these as ln of their ratio.
 BATCH_NORM_LIMIT = 0.5
 SMALL_BATCH = 32  # statistics over fewer images say little
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault.
-
-    Attributes:
-        cause: one of `CAUSES`.
-        severity: size of the error, relative to the layer's activation; for BatchNorm in standard deviations.
-        evidence: the numbers it rests on.
-        advice: what to change.
-    """
-
-    layer: str
-    cause: str
-    severity: float
-    evidence: str
-    advice: str
-
-    def __str__(self):
-        return f"{self.layer}: {self.cause} ({self.severity:.2g}). {self.evidence} {self.advice}"
 
 
 @dataclass(frozen=True)
@@ -73,13 +34,24 @@ class Diagnosis:
     Attributes:
         outputs: output -> how it differs, see `spiking/analysis/verification.py`.
         layers: the split error of each layer of neurons, in order.
-        findings: worst first; empty for a healthy network.
+        findings: what to cure first comes first: where time harms or lacks, as measured on the whole network, then the
+            worst layer. Empty for a healthy network.
+        per_step: the share of the images that are right, or without labels of the same class as the ANN's, had the
+            simulation ended at each step, `(timesteps,)`; None without classes.
+        labelled: whether `per_step` is the share that is right.
     """
 
     images: int
     outputs: dict[str, OutputDifference]
     layers: list[LayerErrors]
     findings: list[Finding]
+    per_step: np.ndarray | None = None
+    labelled: bool = False
+
+    @property
+    def share(self) -> str:
+        """What `per_step` is the share of."""
+        return "right on" if self.labelled else "the same class on"
 
     @property
     def same_class(self) -> float | None:
@@ -94,7 +66,11 @@ class Diagnosis:
             rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in PARTS))
         found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
         head = f"{self.images} images, {described(self.outputs)}"
-        return "\n".join([head, *rows, "Findings, worst first:", *found])
+        if self.per_step is not None:
+            step = best_step(self.per_step)
+            head += f"; {self.share} {self.per_step[-1]:.1%} at the end, {self.per_step[step - 1]:.1%} at the best "
+            head += f"step, {step} of {len(self.per_step)}"
+        return "\n".join([head, *rows, "Findings, what to cure first:", *found])
 
 
 class BatchNormCheck:
@@ -151,130 +127,23 @@ class BatchNormCheck:
         return found
 
 
-def _dead(layer: LayerErrors) -> Finding:
-    return Finding(
-        layer.name, DEAD, 1.0, "No neuron of it is active in the ANN on any image.",
-        "Look at its weights and biases; train the ANN anew.",
-    )  # fmt: skip
-
-
-def _clipping(layer: LayerErrors) -> Finding:
-    covered = 100 * (1 - layer.clipped_share)
-    return Finding(
-        layer.name, CLIPPING, layer.clipping,
-        f"Its ceiling is {layer.ceiling:.3g}, the {covered:.4g}th percentile of its activations, which reach "
-        f"{layer.largest:.3g}.",
-        f"Convert with a norm_percentile of at least {min(100.0, max(99.9, 100 - layer.clipped_share)):.4g} and with "
-        "calibration images like these.",
-    )  # fmt: skip
-
-
-def _coarseness(layer: LayerErrors) -> float:
-    """What too few levels and too little time cost a layer, relative to its activation."""
-    return max(layer.quantisation, layer.lost, layer.lost_share if layer.lost_share > SILENT_LIMIT else 0.0)
-
-
-def _resolution(layer: LayerErrors, code: Encoding, settings) -> Finding:
-    """Too few levels where the activations are: which setting is farthest from where it should be?"""
-    threshold, timesteps = settings["threshold"], settings["timesteps"]
-    farthest = {
-        THRESHOLD: threshold / code.threshold,
-        TIMESTEPS: code.timesteps / timesteps,
-        SCALE: layer.scale / layer.largest / SCALE_LIMIT,
-    }
-    cause = max(farthest, key=farthest.get) if max(farthest.values()) > 1 else TIMESTEPS
-    severity = _coarseness(layer)  # above the limit, or there were no finding
-    needed = math.ceil(timesteps * severity / LIMIT)
-    advice = {
-        THRESHOLD: f"Lower threshold={threshold:g} towards {code.threshold:g}, or take more time steps than "
-        f"{timesteps}.",
-        TIMESTEPS: f"Take about {max(needed, code.timesteps)} time steps.",
-        SCALE: f"Its full activity, {layer.scale:.3g}, is {layer.scale / layer.largest:.2g} times the largest "
-        "activation: convert with a lower norm_percentile, or with calibration images like these.",
-    }
-    return Finding(
-        layer.name, cause, severity,
-        f"Rounding to what threshold={threshold:g} and {timesteps} time steps can express costs "
-        f"{layer.quantisation:.1%}; neurons that stay silent cost {layer.lost:.1%}, {layer.lost_share:.1%} of the "
-        "activation belongs to them.",
-        advice[cause],
-    )  # fmt: skip
-
-
-def _arrival(layer: LayerErrors, single_spike: bool, settings) -> Finding:
-    advice = []
-    if settings.get("reset", "subtract") != "subtract":
-        advice.append('Take reset="subtract", which keeps what is above the threshold.')
-    if settings.get("tau", math.inf) < math.inf:
-        advice.append("Take tau=inf: the leak loses what comes early.")
-    if settings.get("max_rate", 1.0) < 1:
-        advice.append(f"Raise max_rate={settings['max_rate']:g}: few input spikes make noise.")
-    if single_spike:
-        advice.append("Neurons fire before all their inputs have come: take a code that waits, such as ttfs_exact.")
-    elif not advice:
-        advice.append(f"Take more than {settings['timesteps']} time steps, or initial_potential=0.5.")
-    return Finding(
-        layer.name, ARRIVAL, layer.arrival,
-        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, {layer.scatter:.1%} of the activation "
-        "without being consistent, so they come unevenly or too early.",
-        " ".join(advice),
-    )  # fmt: skip
-
-
-def _code(layer: LayerErrors) -> Finding:
-    return Finding(
-        layer.name, CODE, layer.arrival,
-        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, but all neurons alike (scatter "
-        f"{layer.scatter:.1%}): the time of its spikes keeps the order of the activations, not their proportion.",
-        "No setting changes it; take a code in proportion to the activation, such as ttfs_exact.",
-    )  # fmt: skip
-
-
-def _accumulated(layers: Sequence[LayerErrors], settings) -> Finding:
-    """No layer errs much by itself, but together they do: the layer that adds most, and by which part."""
-    parts = ("clipping", "quantisation", "lost", "arrival")
-    worst = max(layers, key=lambda layer: max(getattr(layer, part) for part in parts))
-    part = max(parts, key=lambda part: getattr(worst, part))
-    remedy = "raise norm_percentile" if part == CLIPPING else f"take more than {settings['timesteps']} time steps"
-    return Finding(
-        worst.name, ACCUMULATED, layers[-1].error,
-        f"Small errors add up to {layers[-1].error:.1%} in '{layers[-1].name}'; this layer adds most, "
-        f"{getattr(worst, part):.1%} by {part}.",
-        f"In the first place {remedy}; set full activity per channel (per_channel=True); or take another encoding.",
-    )  # fmt: skip
-
-
-def findings(layers: Sequence[LayerErrors], code: Encoding, settings, single_spike: bool) -> list[Finding]:
-    """The faults of the layers of neurons, worst first.
-
-    What follows from another fault is left out: uneven arrival behind a layer that speaks too coarsely (few, heavy
-    spikes; a single spike is none the heavier for being rounded), the curve of a code where a high threshold or
-    few time steps bend it, and clipping no larger than the rounding, which a λ
-    of least square error chooses for few levels.
+class AnswerSums:
+    """Streams the share of right answers, or of answers like the ANN's, after each step.
 
     Args:
-        layers: in order.
-        code, settings: of the conversion.
-        single_spike: whether a neuron's activity is told by the time of one spike.
+        task: what the network answers; its steps are asked for where it names one class, the largest of a vector.
     """
-    unusual = settings["threshold"] > code.threshold or settings["timesteps"] < code.timesteps
-    found, coarse = [], False
-    for layer in layers:
-        if not layer.activation:
-            found.append(_dead(layer))
-            continue
-        if layer.clipping > max(LIMIT, layer.quantisation):
-            found.append(_clipping(layer))
-        if _coarseness(layer) > LIMIT:
-            found.append(_resolution(layer, code, settings))
-            coarse = True
-        if layer.arrival > LIMIT and single_spike and layer.scatter <= LIMIT:
-            found += [] if coarse and unusual else [_code(layer)]
-        elif layer.arrival > LIMIT and (single_spike or not coarse):
-            found.append(_arrival(layer, single_spike, settings))
-    if not found and layers and layers[-1].error > ACCUMULATED_LIMIT:
-        found.append(_accumulated(layers, settings))
-    return sorted(found, key=lambda finding: -finding.severity)
+
+    def __init__(self, task: Task):
+        output, *others = task.outputs.values()
+        self.asked = not others and output.flat and output.names_classes
+        self.right, self.labelled = 0, False
+
+    def update(self, scores: np.ndarray, readouts: np.ndarray, labels) -> None:
+        """Adds a batch of the ANN's scores `(batch, classes)`, the SNN's `(timesteps, batch, classes)`, and labels."""
+        self.labelled = labels is not None and labels.shape == scores.shape[:1]  # else they are numbers
+        wanted = labels if self.labelled else scores.argmax(-1)
+        self.right = self.right + np.sum(readouts.argmax(-1) == wanted, axis=1)
 
 
 def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tuple], batches: Iterable) -> Diagnosis:
@@ -284,7 +153,8 @@ def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tupl
         folded: the ANN, folded.
         snn: the network made of it.
         chain: (name, layer) of the ANN's own layers, in order, for their BatchNorm statistics.
-        batches: of images `(batch, …)`, checked; `conversion.diagnose` makes them.
+        batches: (images, labels) with images `(batch, …)` and class numbers `(batch,)`, or None in place of all labels;
+            checked. `conversion.diagnose` makes them.
 
     Raises:
         ValueError: the two networks do not belong together, or there is no image.
@@ -300,9 +170,10 @@ def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tupl
     every_stage = folded.function(every_stage=True)
     alone = [FoldedNetwork(stage.chain.input_shape, [], [stage]).function() for stage in stages]
     sums = [LayerErrorSums(stage.name, grid, scale) for stage, scale in zip(stages, snn.scales, strict=True)]
-    check, seen, comparison = BatchNormCheck(chain), 0, Comparison(task_of(snn))
-    for images in batches:
-        simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+    check, seen, comparison, answers = BatchNormCheck(chain), 0, Comparison(task_of(snn)), AnswerSums(task_of(snn))
+    record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if answers.asked else 2]
+    for images, labels in batches:
+        simulation = snn.simulate(images, record)
         *targets, scores = (values.numpy() for values in every_stage(images))
         inputs = snn.layers[0].preprocess(tf.convert_to_tensor(images, snn.compute_dtype))
         spikes = zip(simulation.spike_counts, simulation.first_spike_times, strict=True)
@@ -312,11 +183,18 @@ def diagnose(folded: FoldedNetwork, snn: SpikingSequential, chain: Sequence[tupl
                 each.update(target, activity, run(inputs).numpy())
             inputs = tf.convert_to_tensor(activity, snn.compute_dtype)
         comparison.update(scores, simulation.output)
+        if answers.asked:
+            answers.update(scores, simulation.readouts.numpy(), labels)
         check.update(images)
         seen += len(images)
     if not seen:
         raise ValueError("The diagnosis needs at least one image. Received: none.")
     layers = [each.result() for each, stage in zip(sums, stages, strict=True) if stage.holds_neurons]
-    single_spike = np.ptp(np.asarray(code.activity(np.arange(1.0, 3.0), np.ones(2), settings))) == 0
-    found = check.findings() + findings(layers, code, settings, bool(single_spike))
-    return Diagnosis(seen, comparison.result(), layers, sorted(found, key=lambda finding: -finding.severity))
+    single_spike = bool(np.ptp(np.asarray(code.activity(np.arange(1.0, 3.0), np.ones(2), settings))) == 0)
+    conversion = Conversion(code, settings, folded.depth, single_spike)
+    per_step = answers.right / seen if answers.asked else None
+    found = Diagnosis(seen, comparison.result(), layers, [], per_step, answers.labelled)
+    findings = check.findings() + of_layers(layers, conversion)
+    if answers.asked and snn.timesteps == settings["timesteps"]:  # one timeline, that may be stopped
+        findings += of_curve(per_step, found.same_class, seen, f"The network is {found.share}", conversion)
+    return dataclasses.replace(found, findings=in_order(findings, single_spike))
