@@ -101,8 +101,9 @@ def convert_ann_to_snn(
             `spiking/analysis/batches.py` tells; or what `calibrate` returned.
         encoding: name of the temporal code, see `spiking.ENCODINGS`.
         timesteps: number of time steps; `None` for the code's own.
-        threshold: firing threshold; `None` for the code's own.
-        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100]; `None` for 99.9.
+        threshold: firing threshold; `None` for the code's own, which may follow from `timesteps` and the depth.
+        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100]; `None` for the
+            code's own.
         normalisation: how full activity is chosen: "percentile", "max", or "mse" for the least mean square error at
             this number of time steps; `None` for the code's own.
         per_channel: full activity per channel, or per layer; `None` for the code's own.
@@ -129,6 +130,7 @@ def convert_ann_to_snn(
             "gives them once. Give a callable that makes it anew, or an array."
         )
     graph = read(ann)
+    code = code.at_depth(graph.depth)
     _check_clamps(graph, code)
     code.total_timesteps(graph.depth)  # refuses more than can be counted
     if isinstance(calibration, Calibration):
@@ -139,7 +141,7 @@ def convert_ann_to_snn(
             graph,
             calibration,
             code.normalisation if normalisation is None else normalisation,
-            percentile=99.9 if norm_percentile is None else norm_percentile,
+            percentile=code.norm_percentile if norm_percentile is None else norm_percentile,
             per_channel=code.per_channel if per_channel is None else per_channel,
             levels=code.timesteps,
         )
@@ -240,23 +242,28 @@ def snn_activation_analysis(
         batch_size: of arrays.
         ann: the ANN it came from, for its effective MACs; None to leave them out.
     """
+    return analyse(snn, _maybe_labelled(snn, images, labels, batch_size), None if ann is None else read(ann))
+
+
+def _maybe_labelled(snn, images, labels, batch_size) -> Iterator[tuple]:
+    """Checked batches of (images, labels), or (images, None) where there are no labels."""
     if labels is not None or holds_labels(images):
-        batches = labelled_batches(snn, images, labels, batch_size)
-    else:
-        batches = ((batch, None) for batch in image_batches(images, snn, "images", batch_size))
-    return analyse(snn, batches, None if ann is None else read(ann))
+        return labelled_batches(snn, images, labels, batch_size)
+    return ((batch, None) for batch in image_batches(images, snn, "images", batch_size))
 
 
-def diagnose(ann, snn: SpikingModel, images, batch_size: int = BATCH_SIZE) -> Diagnosis:
-    """Which layer of a converted network loses what, why, and what to change; worst first, see `spiking.diagnosis`.
+def diagnose(ann, snn: SpikingModel, images, labels=None, batch_size: int = BATCH_SIZE) -> Diagnosis:
+    """Which layer of a converted network loses what, why, and what to change; see `spiking.analysis.diagnosis`.
 
     Args:
         ann: the ANN.
         snn: what `convert_ann_to_snn` made of it.
         images: in any form that `spiking/analysis/batches.py` tells; some hundred are enough.
+        labels: as `labelled_batches` takes them; with them, or if `images` brings them, the best step to stop is that
+            of the accuracy, without them that of the agreement with the ANN.
         batch_size: of arrays.
     """
-    return diagnose_layers(read(ann), snn, image_batches(images, snn, "images", batch_size))
+    return diagnose_layers(read(ann), snn, _maybe_labelled(snn, images, labels, batch_size))
 
 
 def snn_early_exit(

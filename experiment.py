@@ -139,7 +139,8 @@ class Experiment:
         max_rate: probability of an input spike per step at full intensity; above 1 all intensities from 1/max_rate on
             are full. Only Poisson input uses it.
         epochs: of the ANN's training.
-        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100].
+        norm_percentile: percentile of a layer's activations that becomes full activity, in (0, 100]; `None` for the
+            encoding's own.
         tau: time constant of the neurons' leak, in time steps, `math.inf` for none; it reaches the encodings that know
             a leak. `None` for the encoding's own.
         threshold: firing threshold; `None` for the encoding's own.
@@ -193,10 +194,10 @@ class Experiment:
         timesteps: int | None = None,
         max_rate: float | None = None,
         epochs: int = 10,
-        norm_percentile: float = 99.9,
+        norm_percentile: float | None = None,
         tau: float | None = None,
         threshold: float | None = None,
-        beta: float = 0.25,
+        beta: float = 0.1,
         encoding: str | Sequence[str] = "rate",
         image_size_rescale: float | Sequence[int] | None = None,
         image_depth_increase: int | bool | None = None,
@@ -308,7 +309,8 @@ class Experiment:
         """Equal keys, equal trainings: a hash of what has a say in the ANN of an encoding."""
         activation = activation_key(self.ann_activation(self.result(encoding).encoding))
         settings = self.epochs, self.batch_size_ann_training, self.seed
-        return hashlib.sha256(repr((self.network, self.data.fingerprint, settings, activation)).encode()).hexdigest()[:16]
+        subject = repr((self.network, self.data.fingerprint, settings, activation))
+        return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
     def ann_activation(self, encoding: str):
         """Hidden activation of the ANN for this encoding: a name, a Keras layer or its configuration.
@@ -336,7 +338,14 @@ class Experiment:
                 correction=self.correction if arguments.rounds(result.encoding, result.settings) else None,
                 **result.settings,
             )
+        self._in_effect(result)
         return result.snn
+
+    def _in_effect(self, result: Result) -> None:
+        """Takes over the settings that followed from the depth of the network."""
+        self.settings[result.encoding] = result.settings = result.snn.encoding.get_config()
+        found = self.hyperparameters(result.encoding)
+        result.metrics.update({f"experiment/{name}": value for name, value in found.items()})
 
     def ann_accuracy(self, encoding: str | None = None) -> dict[str, float]:
         """Accuracies of the ANN; trains or loads it first if need be."""
@@ -394,8 +403,8 @@ class Experiment:
         result = self.result(encoding)
         if not result.snn:
             self.convert(encoding)
-        images = self.data.x_train[:DIAGNOSIS_IMAGES]
-        result.diagnosis = conversion.diagnose(result.ann.model, result.snn, images, self.batch_size_snn_eval)
+        images, labels = (each[:DIAGNOSIS_IMAGES] for each in self.data.train)
+        result.diagnosis = conversion.diagnose(result.ann.model, result.snn, images, labels, self.batch_size_snn_eval)
         return result.diagnosis
 
     def log(self, encoding: str | None = None) -> Path:
@@ -427,7 +436,7 @@ class Experiment:
         return folder.path
 
     def log_metrics(self, encoding: str | None = None) -> None:
-        """The short form of `log`, for hundreds of runs: writes the metrics, and what TensorBoard shows without figures.
+        """The short form of `log`, for hundreds of runs: the metrics, and what TensorBoard shows without figures.
 
         Raises:
             RuntimeError, OSError: as `log` does.
@@ -784,7 +793,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--encoding", nargs="+", metavar="NAME", default=list(spiking.ENCODINGS), help=f"{codes} (default: all)")
     add("--timesteps", type=number, metavar="T", help="number of time steps (default: the encoding's own)")
     add("--epochs", type=number, metavar="N", help="of the ANN's training (default: 10)")
-    percentile = "of the activations, becomes full activity (default: 99.9)"
+    percentile = "of the activations, becomes full activity (default: the encoding's own)"
     add("--norm-percentile", type=number, metavar="P", help=percentile)
     add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
     channel = "per channel, or per layer (default: the encoding's own)"
@@ -797,7 +806,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--max-rate", type=number, metavar="P", help=rate)
     more = f"a further setting of the encodings, may be given several times. Defaults: {options}"
     add("--option", dest="options", action="append", metavar="NAME=VALUE", default=[], help=more)
-    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.25)")
+    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.1)")
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")

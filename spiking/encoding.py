@@ -21,6 +21,7 @@ class Encoding(abc.ABC):
         tells_by: what of a spike train tells the activity: the "count" of its spikes, the "time" of its first (and
             only) spike, or the "pattern" of all.
         normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `spiking.scaling.calibration`).
+        norm_percentile: the percentile it takes by default, in (0, 100].
         per_channel: whether λ is chosen per channel by default, or per layer.
         needs_clamp: whether the ANN should have been trained with the clamped ReLU.
 
@@ -28,12 +29,14 @@ class Encoding(abc.ABC):
         timesteps: number of time steps; for codes with windows, of one window.
         threshold: firing threshold θ.
 
+    A setting that is None follows from the depth of the network, see `at_depth`.
+
     Raises:
         ValueError: a setting is out of range.
     """
 
     timesteps: int
-    threshold: float
+    threshold: float | None
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -44,12 +47,17 @@ class Encoding(abc.ABC):
     relay: ClassVar[type]
     tells_by: ClassVar[str]
     normalisation: ClassVar[str] = "percentile"
+    norm_percentile: ClassVar[float] = 99.9
     per_channel: ClassVar[bool] = False
     needs_clamp: ClassVar[bool] = False
 
     def __post_init__(self):
         object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
-        object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        if None in self.get_config().values():
+            self.at_depth(1)  # checks itself
+            return
         # The cells and the input layer check their own arguments: make one of each, before any work is done.
         self.input_layer(self.timesteps)
         self.neuron(**self.neurons(1))
@@ -81,6 +89,15 @@ class Encoding(abc.ABC):
     @abc.abstractmethod
     def simulate(self, plan, images, record=(), training: bool = False):
         """Runs a network; see `spiking.network.clock.simulate`."""
+
+    def by_depth(self, depth: int) -> dict[str, Any]:
+        """The values, for a network of `depth` layers of neurons, of the settings that may be None."""
+        return {}
+
+    def at_depth(self, depth: int) -> "Encoding":
+        """The code with what was left open, None, filled in for a network of `depth` layers of neurons."""
+        found = {name: value for name, value in self.by_depth(depth).items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **found) if found else self
 
     def total_timesteps(self, depth: int) -> int:
         """Time steps of a simulation through `depth` layers of neurons."""

@@ -19,6 +19,7 @@ from conversion import (
     snn_accuracy_per_timestep,
     verify,
 )
+from spiking import ttfs
 
 BN = kl.BatchNormalization
 POOL, AVERAGE = kl.MaxPooling2D, kl.AveragePooling2D
@@ -453,7 +454,7 @@ def test_models_that_cannot_be_read():
 
 def test_deep_ttfs_is_warned_of(caplog):
     ann = build([dense(activation="relu")] * 4 + [dense(3)], (4,))
-    convert_ann_to_snn(ann, np.random.default_rng(0).random((9, 4)), "ttfs", 30)
+    convert_ann_to_snn(ann, np.random.default_rng(0).random((9, 4)), "ttfs", 30, **ttfs.classic())
     assert "timesteps=30" in caplog.text
     caplog.clear()
     convert_ann_to_snn(ann, np.random.default_rng(0).random((9, 4)), "ttfs", 40)

@@ -676,7 +676,8 @@ def test_command_line_explains_itself_and_its_errors(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "--storage PLACE" in capsys.readouterr().out
-    for vary, message in (("x", "NAME=VALUES"), ("x=3:1", "start up to stop"), ("x=foo(a=1)", "distribution must be one of")):
+    wrong = (("x", "NAME=VALUES"), ("x=3:1", "start up to stop"), ("x=foo(a=1)", "distribution must be one of"))
+    for vary, message in wrong:
         with pytest.raises(SystemExit, match="2"):
             main(["--vary", vary])
         assert message in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """Why a spiking network differs from its ANN: the error of each layer split by cause, and what to change.
 
-How errors are measured and split is told in `layer_errors.py`; here they become findings: causes with advice.
+How errors are measured and split is told in `layer_errors.py`; how they become findings, causes with advice, in
+`advice.py`.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
@@ -13,59 +15,18 @@ import numpy as np
 import tensorflow as tf
 from keras import layers as kl
 
+from spiking.analysis.advice import BATCH_NORM, Conversion, Finding, best_step, in_order, of_curve, of_layers
 from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
-from spiking.analysis.tasks import task_of
+from spiking.analysis.tasks import Task, task_of
 from spiking.analysis.verification import Comparison, OutputDifference, described, least_same_class
-from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph, Image
 from spiking.folding.reader import rerun
 from spiking.network.model import SpikingModel
-from spiking.network.records import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.network.records import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 
-# What a finding can name.
-BATCH_NORM = "batch_norm"
-DEAD = "dead"
-CLIPPING = "clipping"
-SCALE = "scale"
-THRESHOLD = "threshold"
-TIMESTEPS = "timesteps"
-ARRIVAL = "arrival"
-CODE = "code"
-ACCUMULATED = "accumulated"
-CAUSES = (BATCH_NORM, DEAD, CLIPPING, SCALE, THRESHOLD, TIMESTEPS, ARRIVAL, CODE, ACCUMULATED)
-
-# From what size a local error is reported, and the whole error of the last layer, relative to the layer's activation.
-# In networks that keep the ANN's accuracy they are half that or less (benchmarks/diagnosis.py).
-LIMIT = 0.1
-ACCUMULATED_LIMIT = 0.2
-# From what share of lost activation a layer is reported as silent, though its inputs may be too wrong to lose much.
-SILENT_LIMIT = 0.5
-# λ is to blame from this many times the largest activation on; on other images than those of calibration it varies.
-SCALE_LIMIT = 1.5
-# The same for BatchNorm, in standard deviations (of the mean) and as ln of the ratio of standard deviations.
+# From what size wrong statistics are reported: of the mean in standard deviations, of these as ln of their ratio.
 BATCH_NORM_LIMIT = 0.5
 SMALL_BATCH = 32  # statistics over fewer images say little
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault.
-
-    Attributes:
-        cause: one of `CAUSES`.
-        severity: size of the error, relative to the layer's activation; for BatchNorm in standard deviations.
-        evidence: the numbers it rests on.
-        advice: what to change.
-    """
-
-    layer: str
-    cause: str
-    severity: float
-    evidence: str
-    advice: str
-
-    def __str__(self):
-        return f"{self.layer}: {self.cause} ({self.severity:.2g}). {self.evidence} {self.advice}"
 
 
 @dataclass(frozen=True)
@@ -75,13 +36,24 @@ class Diagnosis:
     Attributes:
         outputs: output -> how it differs, see `spiking/analysis/verification.py`.
         layers: the split error of each layer of neurons, in order.
-        findings: worst first; empty for a healthy network.
+        findings: what to cure first comes first: where time harms or lacks, as measured on the whole network, then the
+            worst layer. Empty for a healthy network.
+        per_step: the share of the images that are right, or without labels of the same class as the ANN's, had the
+            simulation ended at each step, `(timesteps,)`; None without classes.
+        labelled: whether `per_step` is the share that is right.
     """
 
     images: int
     outputs: dict[str, OutputDifference]
     layers: list[LayerErrors]
     findings: list[Finding]
+    per_step: np.ndarray | None = None
+    labelled: bool = False
+
+    @property
+    def share(self) -> str:
+        """What `per_step` is the share of."""
+        return "right on" if self.labelled else "the same class on"
 
     @property
     def same_class(self) -> float | None:
@@ -96,7 +68,11 @@ class Diagnosis:
             rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in PARTS))
         found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
         head = f"{self.images} images, {described(self.outputs)}"
-        return "\n".join([head, *rows, "Findings, worst first:", *found])
+        if self.per_step is not None:
+            step = best_step(self.per_step)
+            head += f"; {self.share} {self.per_step[-1]:.1%} at the end, {self.per_step[step - 1]:.1%} at the best "
+            head += f"step, {step} of {len(self.per_step)}"
+        return "\n".join([head, *rows, "Findings, what to cure first:", *found])
 
 
 class BatchNormCheck:
@@ -161,130 +137,23 @@ def batch_normalizations(model) -> dict[str, kl.BatchNormalization]:
     return {layer.name: layer for layer in layers if isinstance(layer.axis, int)}
 
 
-def _dead(layer: LayerErrors) -> Finding:
-    return Finding(
-        layer.name, DEAD, 1.0, "No neuron of it is active in the ANN on any image.",
-        "Look at its weights and biases; train the ANN anew.",
-    )  # fmt: skip
-
-
-def _clipping(layer: LayerErrors) -> Finding:
-    covered = 100 * (1 - layer.clipped_share)
-    return Finding(
-        layer.name, CLIPPING, layer.clipping,
-        f"Its ceiling is {layer.ceiling:.3g}, the {covered:.4g}th percentile of its activations, which reach "
-        f"{layer.largest:.3g}.",
-        f"Convert with a norm_percentile of at least {min(100.0, max(99.9, 100 - layer.clipped_share)):.4g} and with "
-        "calibration images like these.",
-    )  # fmt: skip
-
-
-def _coarseness(layer: LayerErrors) -> float:
-    """What too few levels and too little time cost a layer, relative to its activation."""
-    return max(layer.quantisation, layer.lost, layer.lost_share if layer.lost_share > SILENT_LIMIT else 0.0)
-
-
-def _resolution(layer: LayerErrors, code: Encoding) -> Finding:
-    """Too few levels where the activations are: which setting is farthest from where it should be?"""
-    threshold, timesteps, usual = code.threshold, code.timesteps, type(code)()
-    farthest = {
-        THRESHOLD: threshold / usual.threshold,
-        TIMESTEPS: usual.timesteps / timesteps,
-        SCALE: layer.scale / layer.largest / SCALE_LIMIT,
-    }
-    cause = max(farthest, key=farthest.get) if max(farthest.values()) > 1 else TIMESTEPS
-    severity = _coarseness(layer)  # above the limit, or there were no finding
-    needed = math.ceil(timesteps * severity / LIMIT)
-    advice = {
-        THRESHOLD: f"Lower threshold={threshold:g} towards {usual.threshold:g}, or take more time steps than "
-        f"{timesteps}.",
-        TIMESTEPS: f"Take about {max(needed, usual.timesteps)} time steps.",
-        SCALE: f"Its full activity, {layer.scale:.3g}, is {layer.scale / layer.largest:.2g} times the largest "
-        "activation: convert with a lower norm_percentile, or with calibration images like these.",
-    }
-    return Finding(
-        layer.name, cause, severity,
-        f"Rounding to what threshold={threshold:g} and {timesteps} time steps can express costs "
-        f"{layer.quantisation:.1%}; neurons that stay silent cost {layer.lost:.1%}, {layer.lost_share:.1%} of the "
-        "activation belongs to them.",
-        advice[cause],
-    )  # fmt: skip
-
-
-def _arrival(layer: LayerErrors, single_spike: bool, code: Encoding) -> Finding:
-    advice, settings = [], code.get_config()
-    if settings.get("reset", "subtract") != "subtract":
-        advice.append('Take reset="subtract", which keeps what is above the threshold.')
-    if settings.get("tau", math.inf) < math.inf:
-        advice.append("Take tau=inf: the leak loses what comes early.")
-    if settings.get("max_rate", 1.0) < 1:
-        advice.append(f"Raise max_rate={settings['max_rate']:g}: few input spikes make noise.")
-    if single_spike:
-        advice.append("Neurons fire before all their inputs have come: take a code that waits, such as ttfs_exact.")
-    elif not advice:
-        advice.append(f"Take more than {code.timesteps} time steps, or initial_potential=0.5.")
-    return Finding(
-        layer.name, ARRIVAL, layer.arrival,
-        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, {layer.scatter:.1%} of the activation "
-        "without being consistent, so they come unevenly or too early.",
-        " ".join(advice),
-    )  # fmt: skip
-
-
-def _code(layer: LayerErrors) -> Finding:
-    return Finding(
-        layer.name, CODE, layer.arrival,
-        f"Given its own inputs it errs by {layer.arrival:.1%} beyond rounding, but all neurons alike (scatter "
-        f"{layer.scatter:.1%}): the time of its spikes keeps the order of the activations, not their proportion.",
-        "No setting changes it; take a code in proportion to the activation, such as ttfs_exact.",
-    )  # fmt: skip
-
-
-def _accumulated(layers: Sequence[LayerErrors], code: Encoding) -> Finding:
-    """No layer errs much by itself, but together they do: the layer that adds most, and by which part."""
-    parts = ("clipping", "quantisation", "lost", "arrival")
-    worst = max(layers, key=lambda layer: max(getattr(layer, part) for part in parts))
-    part = max(parts, key=lambda part: getattr(worst, part))
-    remedy = "raise norm_percentile" if part == CLIPPING else f"take more than {code.timesteps} time steps"
-    return Finding(
-        worst.name, ACCUMULATED, layers[-1].error,
-        f"Small errors add up to {layers[-1].error:.1%} in '{layers[-1].name}'; this layer adds most, "
-        f"{getattr(worst, part):.1%} by {part}.",
-        f"In the first place {remedy}; set full activity per channel (per_channel=True); or take another encoding.",
-    )  # fmt: skip
-
-
-def findings(layers: Sequence[LayerErrors], code: Encoding) -> list[Finding]:
-    """The faults of the layers of neurons, worst first.
-
-    What follows from another fault is left out: uneven arrival behind a layer that speaks too coarsely (few, heavy
-    spikes; a single spike is none the heavier for being rounded), the curve of a code where a high threshold or
-    few time steps bend it, and clipping no larger than the rounding, which a λ
-    of least square error chooses for few levels.
+class AnswerSums:
+    """Streams the share of right answers, or of answers like the ANN's, after each step.
 
     Args:
-        layers: in order.
-        code: of the conversion, with its settings; single spikes tell by their time.
+        task: what the network answers; its steps are asked for where it names one class, the largest of a vector.
     """
-    usual, single_spike = type(code)(), code.tells_by == "time"
-    unusual = code.threshold > usual.threshold or code.timesteps < usual.timesteps
-    found, coarse = [], False
-    for layer in layers:
-        if not layer.activation:
-            found.append(_dead(layer))
-            continue
-        if layer.clipping > max(LIMIT, layer.quantisation):
-            found.append(_clipping(layer))
-        if _coarseness(layer) > LIMIT:
-            found.append(_resolution(layer, code))
-            coarse = True
-        if layer.arrival > LIMIT and single_spike and layer.scatter <= LIMIT:
-            found += [] if coarse and unusual else [_code(layer)]
-        elif layer.arrival > LIMIT and (single_spike or not coarse):
-            found.append(_arrival(layer, single_spike, code))
-    if not found and layers and layers[-1].error > ACCUMULATED_LIMIT:
-        found.append(_accumulated(layers, code))
-    return sorted(found, key=lambda finding: -finding.severity)
+
+    def __init__(self, task: Task):
+        output, *others = task.outputs.values()
+        self.asked = not others and output.flat and output.names_classes
+        self.right, self.labelled = 0, False
+
+    def update(self, scores: np.ndarray, readouts: np.ndarray, labels) -> None:
+        """Adds a batch of the ANN's scores `(batch, classes)`, the SNN's `(timesteps, batch, classes)`, and labels."""
+        self.labelled = labels is not None and labels.shape == scores.shape[:1]  # else they are numbers
+        wanted = labels if self.labelled else scores.argmax(-1)
+        self.right = self.right + np.sum(readouts.argmax(-1) == wanted, axis=1)
 
 
 def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagnosis:
@@ -293,7 +162,8 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
     Args:
         graph: the ANN, folded.
         snn: the network made of it.
-        batches: of images `(batch, …)`, checked; `conversion.diagnose` makes them.
+        batches: (images, labels) with images `(batch, …)` and class numbers `(batch,)`, or None in place of all labels;
+            checked. `conversion.diagnose` makes them.
 
     Raises:
         ValueError: the two networks do not belong together, or there is no image.
@@ -303,30 +173,41 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
             f"The SNN must have been converted from this ANN. Received: hidden layers {list(snn.plan.hidden)} for "
             f"{list(graph.hidden)}. Convert it anew."
         )
-    code = snn.encoding
+    code, task = snn.encoding, task_of(snn)
     grid = levels(code, snn.timesteps)
     sums = {name: LayerErrorSums(name, grid, snn.scales[name]) for name in graph.neurons}
-    ann, check, seen = graph.function(every_node=True), BatchNormCheck(graph.ann), 0
-    comparison = Comparison(task_of(snn))
-    responses = _responses(graph)
-    for images in batches:
-        simulation, targets = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES)), ann(images)
-        activity = {
-            name: snn.activity(name, counts, simulation.first_spike_times[name])
-            for name, counts in simulation.spike_counts.items()
-        }
-        expected = responses(graph.flat_images(images), activity)
-        for name, each in sums.items():
-            floor = np.asarray(snn.floors.get(name, 0.0), np.float32)
-            each.update(*(np.asarray(x) - floor for x in (targets[name], activity[name], expected[name])))
-        comparison.update(keras.tree.map_structure(targets.__getitem__, graph.outputs), simulation.output)
+    ann, responses = graph.function(every_node=True), _responses(graph)
+    check, comparison, answers, seen = BatchNormCheck(graph.ann), Comparison(task), AnswerSums(task), 0
+    record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if answers.asked else 2]
+    for images, labels in batches:
+        simulation, targets = snn.simulate(images, record), ann(images)
+        _add_layers(sums, snn, simulation, targets, functools.partial(responses, graph.flat_images(images)))
+        scores = keras.tree.map_structure(targets.__getitem__, graph.outputs)
+        comparison.update(scores, simulation.output)
+        if answers.asked:
+            answers.update(scores.numpy(), simulation.readouts.numpy(), labels)
         check.update(images)
         seen += len(keras.tree.flatten(images)[0])
     if not seen:
         raise ValueError("The diagnosis needs at least one image. Received: none.")
     layers = [each.result() for each in sums.values()]
-    found = check.findings() + findings(layers, code)
-    return Diagnosis(seen, comparison.result(), layers, sorted(found, key=lambda finding: -finding.severity))
+    conversion = Conversion(type(code)(), code.get_config(), graph.depth, code.tells_by == "time")
+    per_step = answers.right / seen if answers.asked else None
+    found = Diagnosis(seen, comparison.result(), layers, [], per_step, answers.labelled)
+    findings = check.findings() + of_layers(layers, conversion)
+    if answers.asked and snn.timesteps == code.timesteps:  # one timeline, that may be stopped
+        findings += of_curve(per_step, found.same_class, seen, f"The network is {found.share}", conversion)
+    return dataclasses.replace(found, findings=in_order(findings, conversion.single_spike))
+
+
+def _add_layers(sums: dict[str, LayerErrorSums], snn: SpikingModel, simulation, targets, responses) -> None:
+    """Adds a batch to the error of every layer of neurons, in units above the layer's floor."""
+    times = simulation.first_spike_times
+    activity = {name: snn.activity(name, counts, times[name]) for name, counts in simulation.spike_counts.items()}
+    expected = responses(activity)
+    for name, each in sums.items():
+        floor = np.asarray(snn.floors.get(name, 0.0), np.float32)
+        each.update(*(np.asarray(values) - floor for values in (targets[name], activity[name], expected[name])))
 
 
 def _responses(graph: FoldedGraph):

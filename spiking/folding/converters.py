@@ -1,4 +1,4 @@
-"""Converters: what each ANN layer type becomes, one function for a kind (docs/EXTENDING.md). Operations: `operations.py`."""
+"""Converters: what each ANN layer type becomes, one function for a kind. See docs/EXTENDING.md."""
 
 from collections.abc import Callable
 

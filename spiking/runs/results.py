@@ -24,7 +24,7 @@ COMPARISON_FIGURE = "accuracy_per_timestep"
 
 # Arguments of an experiment that may influence every result; those that are None, for "not used here", are left out.
 HYPERPARAMETERS = (
-    *("batch_size_ann_training", "batch_size_snn_eval", "epochs", "norm_percentile", "image_size_rescale"),
+    *("batch_size_ann_training", "batch_size_snn_eval", "epochs", "image_size_rescale"),
     *("image_depth_increase", "max_images", "seed"),
 )
 
@@ -89,14 +89,13 @@ def hyperparameters(arguments: Mapping[str, Any], code: Encoding, settings: Mapp
         settings: of the conversion, as the code has completed them.
     """
     found = {name: arguments[name] for name in HYPERPARAMETERS if arguments[name] is not None}
-    normalisation, per_channel = arguments["normalisation"], arguments["per_channel"]
-    found["normalisation"] = code.normalisation if normalisation is None else normalisation
-    found["per_channel"] = code.per_channel if per_channel is None else per_channel
+    for name in ("norm_percentile", "normalisation", "per_channel"):
+        found[name] = getattr(code, name) if arguments[name] is None else arguments[name]
     if code.needs_clamp:
         found["beta"] = arguments["beta"]
     rounds = code.configured(**settings).rounding_levels is not None
     found |= {name: arguments[name] for name in ("correction", "training_levels") if rounds and arguments[name]}
-    return {**found, "encoding": code.name, **settings}
+    return {**found, "encoding": code.name, **{name: value for name, value in settings.items() if value is not None}}
 
 
 def versions() -> dict[str, str]:

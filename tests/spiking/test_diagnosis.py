@@ -9,18 +9,19 @@ from keras import layers as kl
 
 import spiking
 from benchmarks.diagnosis import FAULTS, changed
-from conversion import convert_ann_to_snn, diagnose
+from conversion import convert_ann_to_snn, diagnose, snn_accuracy
 from spiking import rate, ttfs
-from spiking.analysis import diagnosis
-from spiking.analysis.layer_errors import PARTS, LayerErrorSums, levels
+from spiking.analysis import advice
+from spiking.analysis.advice import Conversion
+from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
 
 
 def test_levels():
-    assert levels(rate.ENCODING.configured(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert levels(rate.ENCODING.configured(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
-    assert levels(ttfs.ENCODING.configured(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    exact = spiking.get_encoding("ttfs_exact").configured(4)  # three windows of 4 steps: the same values in each
-    assert levels(exact, 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert levels(rate.ENCODING, rate.ENCODING.settings(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert levels(rate.ENCODING, rate.ENCODING.settings(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
+    assert levels(ttfs.ENCODING, ttfs.ENCODING.settings(4, 1.0), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    exact = spiking.get_encoding("ttfs_exact")  # three windows of 4 steps: the same values in each
+    assert levels(exact, exact.settings(4), 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_split_by_hand():
@@ -127,9 +128,9 @@ ADVICE = {
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_planted(ann, images, fault):
     worst = diagnose(*fault.networks(ann, images), images, batch_size=128).findings[0]
-    assert worst.cause == fault.cause in diagnosis.CAUSES
+    assert worst.cause == fault.cause in advice.CAUSES
     assert worst.layer in fault.layers
-    assert worst.severity > diagnosis.LIMIT
+    assert worst.severity > advice.IMAGES_LIMIT
     assert ADVICE[fault.cause] in worst.advice
 
 
@@ -140,17 +141,18 @@ SETTINGS = {
     "premature spikes": ({"encoding": "ttfs"}, "arrival", "a code that waits"),
     "premature spikes, few steps": ({"encoding": "ttfs", "timesteps": 60}, "arrival", "a code that waits"),
     "threshold": ({"threshold": 25.0}, "threshold", "Lower threshold=25 towards 1"),
-    "timesteps": ({"timesteps": 4}, "timesteps", "Take about 100 time steps"),
+    "timesteps": ({"timesteps": 4}, "timesteps", "Take about 64 time steps"),
     "timesteps, single spikes": ({"encoding": "ttfs_exact", "timesteps": 2}, "timesteps", "Take about 32 time steps"),
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings(ann, images, name):
-    settings, cause, advice = SETTINGS[name]
-    worst = diagnose(ann, convert_ann_to_snn(ann, images, **settings), images[:64]).findings[0]
-    assert worst.cause == cause in diagnosis.CAUSES
-    assert advice in worst.advice
+    settings, cause, words = SETTINGS[name]
+    found = diagnose(ann, convert_ann_to_snn(ann, images, **settings), images[:64]).findings
+    worst = next(finding for finding in found if finding.layer != advice.NETWORK)
+    assert worst.cause == cause in advice.CAUSES
+    assert words in worst.advice
 
 
 def test_images_in_other_units(ann, images):
@@ -196,34 +198,41 @@ def test_a_curve_is_no_premature_arrival(ann, images):
     assert result.layers[0].scatter < 0.1 < result.layers[1].scatter
 
 
+def conversion_of(encoding, timesteps=None, threshold=None, depth=4, **options):
+    """What advice depends on, for a network of that depth."""
+    code = spiking.get_encoding(encoding)
+    settings = code.at_depth(code.settings(timesteps, threshold, **options), depth)
+    return Conversion(code, settings, depth, single_spike=encoding != "rate")
+
+
 def test_silent_neurons_do_not_hide_premature_arrival():
     """Lost neurons above the limit, but much more arrival: both are named, the larger first."""
-    layer = diagnosis.LayerErrors("a", 1, 0.9, 0.02, 0.01, 0.8, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.12, scatter=0.4)
-    found = diagnosis.findings([layer], ttfs.ENCODING)
+    layer = LayerErrors("a", 1, 0.9, 0.02, 0.01, 0.8, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.12, scatter=0.4)
+    found = advice.of_layers([layer], conversion_of("ttfs", 60, 10.0))
     assert [(each.cause, each.severity) for each in found] == [("arrival", 0.8), ("timesteps", 0.12)]
     # With rates few, heavy spikes make the arrival uneven: too few time steps are the one cause.
-    found = diagnosis.findings([layer], rate.ENCODING)
+    found = advice.of_layers([layer], conversion_of("rate"))
     assert [each.cause for each in found] == ["timesteps"]
 
 
 def test_lost_neurons_do_not_hide_the_curve_unless_the_settings_bend_it():
-    layer = diagnosis.LayerErrors("a", 1, 1.2, 0.0, 0.01, 1.2, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.13, scatter=0.04)
-    for timesteps, causes in ((None, ["code", "timesteps"]), (60, ["timesteps"])):
-        found = diagnosis.findings([layer], ttfs.ENCODING.configured(timesteps))
+    layer = LayerErrors("a", 1, 1.2, 0.0, 0.01, 1.2, 0.0, 0.0, 0.1, 1, 1, 1, lost=0.13, scatter=0.04)
+    for timesteps, causes in ((None, ["code", "code"]), (60, ["timesteps"])):
+        found = advice.of_layers([layer], conversion_of("ttfs", timesteps))
         assert [each.cause for each in found] == causes
 
 
 def test_a_silent_layer_is_named_whatever_its_inputs_are():
-    layer = diagnosis.LayerErrors("a", 1, 1.0, 0.0, 0.01, 0.0, 1.0, 0.0, 0.9, 1, 1, 1, lost=0.02)
-    (found,) = diagnosis.findings([layer], ttfs.ENCODING.configured(64))
+    layer = LayerErrors("a", 1, 1.0, 0.0, 0.01, 0.0, 1.0, 0.0, 0.9, 1, 1, 1, lost=0.02)
+    (found,) = advice.of_layers([layer], conversion_of("ttfs", 64))
     assert (found.cause, found.severity) == ("timesteps", 0.9)
 
 
 def test_small_errors_that_add_up():
     # No local error above the limit, but 30% in the last layer; the layer that errs most by itself is named.
-    layer = diagnosis.LayerErrors("a", 1, 0.09, 0.02, 0.01, 0.08, 0.0, 0.0, 0.0, 1, 1, 1)
-    last = diagnosis.LayerErrors("b", 1, 0.3, 0.05, 0.01, 0.02, 0.3, 0.0, 0.0, 1, 1, 1)
-    (found,) = diagnosis.findings([layer, last], rate.ENCODING)
+    layer = LayerErrors("a", 1, 0.09, 0.02, 0.01, 0.08, 0.0, 0.0, 0.0, 1, 1, 1)
+    last = LayerErrors("b", 1, 0.3, 0.05, 0.01, 0.02, 0.3, 0.0, 0.0, 1, 1, 1)
+    (found,) = advice.of_layers([layer, last], conversion_of("rate", 100))
     assert (found.layer, found.cause, found.severity) == ("a", "accumulated", 0.3)
     assert "more than 100 time steps" in found.advice
 
@@ -232,3 +241,88 @@ def test_refuses_another_ann(ann, images):
     other = keras.Sequential([keras.Input((8, 8, 1)), kl.Flatten(), kl.Dense(3, activation="relu"), kl.Dense(2)])
     with pytest.raises(ValueError, match="must have been converted from this ANN. Received: hidden layers"):
         diagnose(other, convert_ann_to_snn(ann, images), images)
+
+
+# --- advice on time, from the answer after each step ------------------------------------------------------------------
+
+
+def curve_of(*points):
+    """A curve through (step, share), straight between."""
+    steps, shares = zip(*points, strict=True)
+    return np.interp(np.arange(1, steps[-1] + 1), steps, shares)
+
+
+def test_the_best_step_is_named_where_more_steps_harm():
+    """What version 0.1 was tried with: ttfs_dyn_thresh, threshold 10, T = 60/90/120/240/567: 19/94/94/86/67%."""
+    curve = curve_of((1, 0.1), (50, 0.1), (60, 0.19), (90, 0.94), (120, 0.94), (240, 0.86), (567, 0.67))
+    (found,) = advice.of_curve(curve, 0.67, 200, "right on", conversion_of("ttfs_dyn_thresh", 567, 10.0))
+    assert (found.layer, found.cause) == (advice.NETWORK, "overrun")
+    assert found.changes == {"timesteps": 90, "threshold": 10.0}
+    assert math.isclose(found.severity, 0.94 - 0.67)
+    assert "Stop after 90 time steps" in found.advice
+
+
+def test_too_few_steps_for_a_threshold_ask_for_as_many_as_serve_it_best():
+    """θ = 10 at depth 4: T/θ = 8 is best, so 80 steps, not ten times as many."""
+    curve = curve_of((1, 0.1), (50, 0.1), (60, 0.19))
+    (found,) = advice.of_curve(curve, 0.19, 200, "right on", conversion_of("ttfs_dyn_thresh", 60, 10.0))
+    assert (found.cause, found.changes) == ("timesteps", {"timesteps": 80})
+    # Where T is as it should be, θ is to blame.
+    (found,) = advice.of_curve(curve_of((1, 0.1), (120, 0.2)), 0.2, 200, "", conversion_of("ttfs", 120, 80.0))
+    assert (found.cause, found.changes) == ("threshold", {"threshold": 15.0})
+
+
+@pytest.mark.parametrize("images, lost, says", [(200, 0.015, False), (200, 0.025, True), (100, 0.03, False)])
+def test_a_few_images_are_no_reason_to_stop_earlier(images, lost, says):
+    curve = curve_of((1, 0.1), (80, 0.95), (120, 0.95 - lost))
+    assert bool(advice.of_curve(curve, 0.9, images, "", conversion_of("ttfs"))) == says
+
+
+def test_the_read_out_has_no_answer_while_it_ignores_the_steps():
+    curve = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.8, 0.7, 0.7])
+    (found,) = advice.of_curve(curve, 0.7, 200, "", conversion_of("rate", 8, readout_delay=4))
+    assert found.changes == {"timesteps": 6, "readout_delay": 4}
+
+
+def test_what_is_measured_on_the_whole_network_comes_first_for_single_spikes():
+    layer, network = advice.Finding("a", "arrival", 1.5, "", ""), advice.Finding("network", "overrun", 0.05, "", "")
+    assert advice.in_order([layer, network], single_spike=True) == [network, layer]
+    assert advice.in_order([network, layer], single_spike=False) == [layer, network]
+
+
+def test_stopping_where_the_diagnosis_says_gives_what_it_measured(ann, images):
+    """The finding's changes, as arguments of the conversion, give the share at the best step."""
+    settings = {"encoding": "ttfs", "threshold": 10.0, "timesteps": 120}
+    labels = np.argmax(ann(images), axis=-1)
+    found = diagnose(ann, convert_ann_to_snn(ann, images, **settings), images, labels)
+    first = found.findings[0]
+    assert (first.layer, first.cause) == (advice.NETWORK, "overrun")
+    snn = convert_ann_to_snn(ann, images, **(settings | first.changes))
+    assert snn_accuracy(snn, images, labels) == pytest.approx(found.per_step.max(), abs=1e-6)
+    assert found.per_step.max() - found.per_step[-1] == pytest.approx(first.severity)
+    assert "right on" in str(found) and f"best step, {snn.timesteps} of 120" in str(found)
+
+
+def test_labels_decide_where_they_are_given(ann, images):
+    """Labels that the ANN never gives: no step is right, whatever the agreement."""
+    snn = convert_ann_to_snn(ann, images, timesteps=8)
+    wrong = (np.argmax(ann(images), axis=-1) + 1) % 4
+    with_labels, without = diagnose(ann, snn, images, wrong), diagnose(ann, snn, images)
+    assert with_labels.labelled and not without.labelled
+    assert with_labels.per_step[-1] <= 1 - with_labels.same_class
+    assert without.per_step[-1] == without.same_class == with_labels.same_class
+
+
+def test_percentiles_of_the_code_are_no_fault():
+    """A hundredth of the activations clipped is what `ttfs` chooses; as many with `rate` are too many."""
+    layer = LayerErrors("a", 1, 0.3, 0.2, 0.01, 0.05, 0.0, 0.01, 0.0, 2, 1, 1, scatter=0.02)
+    assert advice.of_layers([layer], conversion_of("ttfs_exact"))[0].changes == {"norm_percentile": 99.9}
+    assert [each.cause for each in advice.of_layers([layer], conversion_of("ttfs"))] != ["clipping"]
+
+
+def test_classic_rate_is_advised_its_own_recipe_first():
+    layer = LayerErrors("a", 1, 0.3, 0.02, 0.01, 0.08, 0.0, 0.0, 0.0, 1, 1, 1)
+    (found,) = advice.of_layers([layer], conversion_of("rate", 64, **rate.classic(), depth=14))
+    assert found.changes == {"initial_potential": 0.5, "readout_delay": None}
+    (found,) = advice.of_layers([layer], conversion_of("rate", 64, depth=14))
+    assert found.changes == {"timesteps": 128}

@@ -12,7 +12,7 @@ from keras import layers as kl
 from spiking import get_encoding
 from spiking.network.inputs import ConstantCurrent, PoissonSpikes
 from spiking.network.layers import SpikingRNN
-from spiking.rate import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D
+from spiking.rate import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D, classic
 
 HALF = 1 / math.log(2)  # τ for which the leak α = exp(−1/τ) is 1/2
 
@@ -334,8 +334,23 @@ def test_settings_refuse_unknown_options_by_name():
 
 def test_settings_are_complete():
     settings = get_encoding("rate").get_config()
-    assert settings["timesteps"] == 100 and settings["threshold"] == 1.0
+    assert settings["timesteps"] == 64 and settings["threshold"] == 1.0
+    assert settings["initial_potential"] == 0.5 and settings["readout_delay"] is None
     assert settings["tau"] == math.inf and settings["reset"] == "subtract" and settings["input_coding"] == "current"
+
+
+@pytest.mark.parametrize("timesteps, depth, delay", [(64, 1, 0), (64, 4, 0), (64, 7, 6), (64, 14, 20), (16, 14, 8)])
+def test_the_read_out_of_deep_networks_ignores_the_first_steps(timesteps, depth, delay):
+    """Two steps for every layer behind the fourth, half of them at most: docs/DEFAULTS.md."""
+    code = get_encoding("rate")
+    assert code.at_depth(code.settings(timesteps), depth)["readout_delay"] == delay
+    assert code.at_depth(code.settings(timesteps, readout_delay=3), depth)["readout_delay"] == 3
+
+
+def test_classic_settings_are_those_of_the_paper():
+    code = get_encoding("rate")
+    settings = code.at_depth(code.settings(100, **classic()), 14)
+    assert (settings["initial_potential"], settings["readout_delay"], settings["threshold"]) == (0.0, 0, 1.0)
 
 
 def test_unknown_encoding():

@@ -9,7 +9,7 @@ from keras import layers as kl
 
 from spiking import get_encoding
 from spiking.network.inputs import SingleEvent
-from spiking.ttfs import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D
+from spiking.ttfs import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D, classic
 
 HALF = 1 / math.log(2)  # τ for which the leak α = exp(−1/τ) is 1/2
 
@@ -220,7 +220,18 @@ def test_activity_is_the_share_of_time_the_receiver_is_supplied():
 
 def test_defaults():
     settings = get_encoding("ttfs").get_config()
-    assert (settings["timesteps"], settings["threshold"], settings["tau"]) == (120, 10.0, math.inf)
+    assert (settings["timesteps"], settings["threshold"], settings["tau"]) == (120, None, math.inf)
+
+
+@pytest.mark.parametrize("name", ["ttfs", "ttfs_dyn_thresh", "ttfs_clamped"])
+def test_the_threshold_follows_from_the_steps_and_the_depth(name):
+    """θ = T/(4 + depth): docs/DEFAULTS.md."""
+    code = get_encoding(name)
+    assert code.at_depth(4).threshold == 15
+    assert code.configured(60).at_depth(1).threshold == 12
+    assert code.configured(60, 10.0).at_depth(1).threshold == 10
+    assert (code.norm_percentile, code.per_channel) == (99.0, True)
+    assert code.configured(120, classic()["threshold"]).at_depth(4).threshold == 10
 
 
 def test_deep_networks_are_warned_of():
