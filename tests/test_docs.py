@@ -35,7 +35,7 @@ def run_blocks(page, count):
 
 
 def test_extending(tables):
-    run_blocks("EXTENDING.md", 4)
+    run_blocks("EXTENDING.md", 5)
     assert "rate_refractory" in spiking.ENCODINGS
 
 

@@ -267,13 +267,14 @@ def layer_activities(graph, snn: SpikingModel, images) -> tuple[dict[str, tuple[
     """ANN and SNN side by side for one batch.
 
     Returns:
-        Hidden layer -> (ANN activation, SNN activity), both in the ANN's units, `(batch, …)`; and the SNN's output.
+        Hidden layer that both have -> (ANN activation, SNN activity), both in the ANN's units, `(batch, …)`; and the SNN's output.
     """
     simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
     targets = graph.function(every_node=True)(images)
     pairs = {
         name: (targets[name].numpy(), snn.activity(name, counts, simulation.first_spike_times[name]))
         for name, counts in simulation.spike_counts.items()
+        if name in targets
     }
     return pairs, simulation.output
 

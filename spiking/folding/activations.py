@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
+from keras import layers as kl
 
+from spiking.folding.linear import LINEAR, PADDING
 from spiking.quantisation import quantised_relu
 
 
@@ -71,3 +73,22 @@ SAME_FUNCTION: dict[Callable, Callable] = {
 def known_activation(activation):
     """The Keras activation that a function is, if it is one under another name; else the function."""
     return SAME_FUNCTION.get(activation, activation)
+
+
+# Activations that compare the values on the last axis; all others act on each value by itself.
+OVER_CHANNELS = (keras.activations.softmax, keras.activations.log_softmax, getattr(keras.activations, "sparsemax", None))
+
+
+def moves_behind(activation, layer, shape: tuple[int, ...]) -> bool:
+    """Whether a layer behind an activation only moves its values, so that it may as well move them in front of it.
+
+    Args:
+        shape: of what the layer gets, without the batch axis.
+    """
+    kind = LINEAR.get(type(layer))
+    if kind is None or not kind.moves or kind is PADDING:
+        return False
+    if activation not in OVER_CHANNELS:
+        return True
+    same_rows = isinstance(layer, kl.Reshape) and tuple(layer.compute_output_shape((None, *shape)))[-1] == shape[-1]
+    return kind.keeps_channels or same_rows

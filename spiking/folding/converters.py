@@ -55,8 +55,9 @@ def _input(layer, x):
 )
 def _weighted(layer, x):
     _channels_last(layer)
-    if not all(np.all(np.isfinite(np.asarray(weight.value))) for weight in layer.weights):
-        raise Refusal("it has weights that are NaN or infinite", "Train the network anew.")
+    for weight in layer.weights:
+        if not np.all(np.isfinite(np.asarray(weight.value))):
+            raise Refusal(f"its weights '{weight.name}' hold NaN or infinity", "Train the network anew.")
     return activated(layer.activation, x.linear(layer))
 
 
@@ -79,19 +80,7 @@ def _linear(layer, x):
     _channels_last(layer)
     if getattr(layer, "interpolation", "nearest") != "nearest":
         return _resized(layer, x, tuple(layer.compute_output_shape((None, *x.shape)))[1:3])
-    if x.final and not isinstance(layer, kl.UpSampling1D):
-        return _behind_final(layer, x)
     return x.linear(layer)
-
-
-def _behind_final(layer, x: Folded) -> Folded:
-    """Values that are only moved behind the last activation are moved in front of it, where they mean the same."""
-    row, activation = x.final
-    if activation in (keras.activations.softmax, keras.activations.log_softmax):
-        if tuple(layer.compute_output_shape((None, *x.shape)))[-1] != x.shape[-1]:
-            x._nothing_final()
-    moved = Folded.linear(Folded(**{**vars(x), "final": None}), layer)
-    return Folded(**{**vars(moved), "final": (row, activation)})
 
 
 @converts(kl.Resizing)
@@ -299,7 +288,7 @@ def _subtract(layer, values):
 
 @converts(kl.Average)
 def _average(layer, values):
-    first, *others = (value._ready().scaled(1 / len(values)) for value in values)
+    first, *others = (value.scaled(1 / len(values)) for value in values)
     return first.joined(others, Join())
 
 
@@ -316,4 +305,4 @@ def _multiply_layer(layer, values):
 
 def negative(value: Folded) -> Folded:
     """−x."""
-    return value._ready().scaled(-1.0)
+    return value.scaled(-1.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 
-from spiking.folding.activations import IDENTITY, RELU, Activation
+from spiking.folding.activations import IDENTITY, RELU, Activation, moves_behind
 from spiking.folding.chain import Chain, as_map
 from spiking.folding.graph import (
     Edge,
@@ -196,6 +196,8 @@ class Folded:
 
     def linear(self, layer) -> "Folded":
         """A linear layer becomes part of the next synapse."""
+        if self.final and moves_behind(self.final[1], layer, self.shape):
+            return replace(replace(self, final=None).linear(layer), final=self.final)
         x = self._ready()
         if is_weighted(layer) and x.on_image and x.chain.links + x.image_layers and not x.chain.held_in_float32:
             x = x._acted_on_image(x.image_layers, x.rows[:-1], x.rows[-1:])
@@ -242,7 +244,8 @@ class Folded:
 
     def scaled(self, factor: float) -> "Folded":
         """The value times a number."""
-        return replace(self, chain=self.chain.affine(factor, 0.0))
+        x = self._ready()
+        return replace(x, chain=x.chain.affine(factor, 0.0))
 
     def neurons(self, activation: Activation) -> "Folded":
         """An activation ends a synapse: here are neurons."""

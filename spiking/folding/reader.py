@@ -150,6 +150,7 @@ class Reader:
     def __init__(self, reading: Reading):
         self.reading = reading
         self.path: tuple[str, ...] = ()  # names of the models around
+        self.traced_layer = None  # whose call is being walked
 
     def run(self, model, run: Callable, values):
         """The values behind a model or composite layer."""
@@ -186,7 +187,11 @@ class Reader:
                 "Use Keras layers and keras.ops in it, without TensorFlow functions, or register a converter for it "
                 "(docs/EXTENDING.md).",
             ) from error
-        return self.functional(keras.Model(symbols, outputs), flat)
+        self.traced_layer, outside = self.traced_layer or model, self.traced_layer
+        try:
+            return self.functional(keras.Model(symbols, outputs), flat)
+        finally:
+            self.traced_layer = outside
 
     def apply(self, layer, *arguments, **keywords):
         """What a layer, an operation or a nested model makes of values: its converter, or what it consists of."""
@@ -205,7 +210,7 @@ class Reader:
                 return self.run(layer, run, arguments[0] if len(arguments) == 1 else list(arguments))
             raise Refusal("no converter is registered for it", REMEDIES.get(type(layer).__name__, REMEDY))
         except Refusal as refusal:
-            reading.refuse(refusal.of(row))
+            reading.refuse(refusal.of(row).within(self.traced_layer))
             return self._stand_ins(layer, arguments, keywords, row)
 
     def _refuse_quantised(self, layer) -> None:

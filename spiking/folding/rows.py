@@ -17,6 +17,13 @@ class Refusal(Exception):
         """The refusal with the layer's name, unless it has one."""
         return self if self.name else Refusal(self.what, self.remedy, row.name, row.kind)
 
+    def within(self, layer) -> "Refusal":
+        """The refusal of a part of a layer's own `call`; None for no such layer."""
+        if layer is None:
+            return self
+        where = f"in the call of '{layer.name}' ({type(layer).__name__}), {self.what}"
+        return Refusal(where, self.remedy, self.name, self.kind)
+
     def __str__(self):
         return f"Layer '{self.name}' ({self.kind}) cannot be converted: {self.what}. {self.remedy}"
 
