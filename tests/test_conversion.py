@@ -201,7 +201,8 @@ def test_rate_error_is_at_most_one_spike_a_neuron(name, threshold):
     for timesteps in (10, 80):
         settings = {"threshold": threshold, "norm_percentile": 100, **rate.classic()}
         snn = convert_ann_to_snn(ann, images, "rate", timesteps, **settings)
-        scale = np.resize(next(iter(snn.scales.values())), len(kernel))  # channels are last, so they repeat in the flattened map
+        first = next(iter(snn.scales.values()))
+        scale = np.resize(first, len(kernel))  # channels are last, so they repeat in the flattened map
         bound = scale @ kernel * threshold / timesteps
         error = np.abs(snn(images).numpy() - expected)
         assert np.all(error <= bound * (1 + 1e-4) + 1e-4), f"T = {timesteps}"

@@ -267,7 +267,8 @@ def layer_activities(graph, snn: SpikingModel, images) -> tuple[dict[str, tuple[
     """ANN and SNN side by side for one batch.
 
     Returns:
-        Hidden layer that both have -> (ANN activation, SNN activity), both in the ANN's units, `(batch, …)`; and the SNN's output.
+        Hidden layer that both have -> (ANN activation, SNN activity), in the ANN's units, `(batch, …)`; and the SNN's
+        output.
     """
     simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
     targets = graph.function(every_node=True)(images)

@@ -76,7 +76,11 @@ def known_activation(activation):
 
 
 # Activations that compare the values on the last axis; all others act on each value by itself.
-OVER_CHANNELS = (keras.activations.softmax, keras.activations.log_softmax, getattr(keras.activations, "sparsemax", None))
+OVER_CHANNELS = (
+    keras.activations.softmax,
+    keras.activations.log_softmax,
+    getattr(keras.activations, "sparsemax", None),
+)
 
 
 def moves_behind(activation, layer, shape: tuple[int, ...]) -> bool:

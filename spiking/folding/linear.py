@@ -276,6 +276,8 @@ def copy_layer(layer, input_shape, dtype: str, kernels=None, **changes):
     copied.build((None, *input_shape))
     for own, weight in zip(copied.weights, layer.weights if kernels is None else kernels, strict=True):
         own.assign(keras.ops.cast(weight, own.dtype))
+    if hasattr(copied, "finalize_state"):  # Normalization computes with constants that it makes of its weights
+        copied.finalize_state()
     return copied
 
 

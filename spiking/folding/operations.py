@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 from keras.src.activations import activations as ka
+from keras.src.ops import core as kc
 from keras.src.ops import nn as kn
 from keras.src.ops import numpy as knp
 
@@ -17,6 +18,11 @@ from spiking.folding.rows import Refusal
 @converts(kn.Softmax)
 def _softmax_operation(operation, x):
     return CONVERTERS[kl.Softmax](operation, x)
+
+
+@converts(kc.ConvertToTensor, kc.Cast)
+def _same(operation, x):
+    return x.drop("identity")
 
 
 @converts(ka.ReLU)

@@ -58,6 +58,8 @@ class SpikingModel(Functional):
             input_range=input_range,
         )
         self._simulations = {}
+        # Under a mixed policy Keras would cast the cells' weights to float16, and spikes would be lost.
+        self.dtype_policy = keras.DTypePolicy(keras.config.floatx())
         # `predict` would compile with XLA by default, anew for every batch size; on CPUs that made LeNet-5 slower.
         self.supports_jit = False
 
