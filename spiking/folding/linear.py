@@ -101,6 +101,27 @@ class Pick(keras.layers.Layer):
         return {**super().get_config(), "slices": self.slices}
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class AveragePooling3DFloat64(kl.AveragePooling3D):
+    """Average pooling in float64, for which TensorFlow has no kernel on CPUs: rows and columns first, then planes.
+
+    Input and output `(batch, planes, rows, columns, channels)`. The border of "same" padding counts in neither mean.
+    """
+
+    def call(self, x):
+        (depth, *size), (stride, *strides), padding = self.pool_size, self.strides, self.padding.upper()
+        _, planes, *_, channels = x.shape
+        x = tf.nn.avg_pool2d(tf.reshape(x, (-1, *x.shape[2:])), size, strides, padding)
+        rows, columns = x.shape[1:3]
+        x = tf.reshape(x, (-1, planes, rows * columns, channels))
+        x = tf.nn.avg_pool2d(x, (depth, 1), (stride, 1), padding)
+        return tf.reshape(x, (-1, x.shape[1], rows, columns, channels))
+
+
+# Layers without a float64 kernel -> those that compute the same.
+IN_FLOAT64: dict[type, type] = {kl.AveragePooling3D: AveragePooling3DFloat64}
+
+
 @dataclass(frozen=True)
 class LinearKind:
     """How one linear Keras layer type behaves.
@@ -229,6 +250,7 @@ LINEAR: dict[type, LinearKind] = {
     kl.AveragePooling1D: AVERAGE,
     kl.AveragePooling2D: AVERAGE,
     kl.AveragePooling3D: AVERAGE,
+    AveragePooling3DFloat64: AVERAGE,
     kl.GlobalAveragePooling1D: AVERAGE,
     kl.GlobalAveragePooling2D: AVERAGE,
     kl.GlobalAveragePooling3D: AVERAGE,
@@ -272,7 +294,8 @@ def copy_layer(layer, input_shape, dtype: str, kernels=None, **changes):
     config = {**layer.get_config(), "dtype": dtype, "name": scope_name(layer.name), **changes}
     config |= {key: None for key in config if key.endswith(("_regularizer", "_constraint")) or key == "lora_rank"}
     config |= {key: "zeros" for key in config if key.endswith("_initializer")}
-    copied = type(layer).from_config(config)
+    kind = IN_FLOAT64.get(type(layer), type(layer)) if dtype == "float64" else type(layer)
+    copied = kind.from_config(config)
     copied.build((None, *input_shape))
     for own, weight in zip(copied.weights, layer.weights if kernels is None else kernels, strict=True):
         own.assign(keras.ops.cast(weight, own.dtype))

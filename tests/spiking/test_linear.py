@@ -6,7 +6,17 @@ import pytest
 from keras import layers as kl
 
 from spiking.folding.chain import Chain
-from spiking.folding.linear import LINEAR, Diagonal, Interpolation, Pick, apply, channel_vector, compact, copy_layer
+from spiking.folding.linear import (
+    LINEAR,
+    AveragePooling3DFloat64,
+    Diagonal,
+    Interpolation,
+    Pick,
+    apply,
+    channel_vector,
+    compact,
+    copy_layer,
+)
 
 # For each linear layer type: (input shape, constructor). Odd shapes on purpose.
 CASES = {
@@ -67,7 +77,10 @@ CASES = {
         ((5, 6, 2), lambda: kl.AveragePooling2D(2)),
         ((5, 6, 2), lambda: kl.AveragePooling2D(3, strides=2, padding="same")),
     ],
-    kl.AveragePooling3D: [((4, 3, 5, 2), lambda: kl.AveragePooling3D(2, padding="same"))],
+    AveragePooling3DFloat64: [
+        ((4, 3, 5, 2), lambda: AveragePooling3DFloat64(2)),
+        ((4, 3, 5, 2), lambda: AveragePooling3DFloat64((2, 3, 2), strides=(1, 2, 3), padding="same")),
+    ],
     kl.GlobalAveragePooling1D: [((5, 3), lambda: kl.GlobalAveragePooling1D())],
     kl.GlobalAveragePooling2D: [
         ((4, 5, 3), lambda: kl.GlobalAveragePooling2D()),
@@ -75,7 +88,8 @@ CASES = {
     ],
     kl.GlobalAveragePooling3D: [((2, 3, 2, 3), lambda: kl.GlobalAveragePooling3D())],
 }
-TABLE = [kind for kind in LINEAR if kind is not Diagonal]  # which chains make themselves, see below
+# Diagonals are made by the chains themselves; Keras' own pooling does not compute in float64. Both are tested below.
+TABLE = [kind for kind in LINEAR if kind not in (Diagonal, kl.AveragePooling3D)]
 PARAMETERS = [(kind, number) for kind in TABLE for number in range(len(CASES.get(kind, [None])))]
 SCALES = ["one", "uniform", "channels", "map"]
 
@@ -142,6 +156,22 @@ def test_rescaled_equals_the_scaled_function(kind, number, form, float64_policy)
     x = rng.normal(size=shape)
     np.testing.assert_allclose(value(chain, x), apply(layers, x), rtol=0, atol=1e-12)
     assert_scaled(chain, layers, random_scale(form, shape, rng), rng)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_average_pooling_of_volumes_in_float64(padding):
+    """As Keras computes it in float32, and to float64's digits in a chain: planes, rows and columns differ."""
+    layer = kl.AveragePooling3D((2, 3, 2), strides=(1, 2, 3), padding=padding)
+    layer.build((None, 4, 3, 5, 2))
+    x = np.random.default_rng(0).normal(size=(4, 3, 5, 2))
+    chain = Chain((4, 3, 5, 2)).append(layer)
+    np.testing.assert_allclose(value(chain, x), layer(x[None].astype("f"))[0], rtol=0, atol=1e-6)
+    assert value(chain, x)[0, 0, 0, 0] == pytest.approx(expected_corner(x, padding), rel=1e-14)
+
+
+def expected_corner(x, padding):
+    """Mean over the first window: "same" pads (1, 2, 0) in all, (0, 1, 0) of it in front."""
+    return x[:2, : 2 if padding == "same" else 3, :2, 0].mean()
 
 
 CHAINS = {
