@@ -25,7 +25,7 @@ class SpikingModel(Functional):
     """A converted network: takes the ANN's inputs, returns its kind of output, simulates in one loop.
 
     Its layers are an input layer per image and one `SpikingRNN` per layer of neurons, wired as the ANN is, with
-    `Relay`s where that joins; run by stock Keras (`keras.Model(snn.inputs, snn.outputs)`) they give the same result,
+    `Relay`s where that joins; run by stock Keras (`keras.Model(snn.input, snn.output)`) they give the same result,
     more slowly.
 
     Args:
@@ -198,7 +198,8 @@ class SpikingModel(Functional):
         vars(model._description).update(description)
         encoding = keras.saving.deserialize_keras_object(description["encoding"], custom_objects=custom_objects)
         wiring = {name: tuple(sources) for name, sources in description["wiring"].items()}
-        vars(model._description).update(encoding=encoding, wiring=wiring)
+        input_range = description["input_range"] and tuple(description["input_range"])  # JSON has no tuples
+        vars(model._description).update(encoding=encoding, wiring=wiring, input_range=input_range)
         return model
 
 

@@ -407,7 +407,7 @@ def test_portions_change_nothing(monkeypatch):
     """Batches of 7 images or one: the same scales."""
     ann, images = mlp(), images_of(1)
     whole = calibrate(ann, images, "mse", per_channel=True, levels=16)
-    monkeypatch.setattr(portions, "BYTES", 7 * 4 * 2 * (30 + 20 + 5))
+    monkeypatch.setattr(portions, "BYTES", 7 * 4 * (12 + 2 * (30 + 20 + 5)))
     assert [len(part) for part in portions.portions(images[:20], read(ann))] == [7, 7, 6]
     assert [len(part) for part in portions.portions(images[:3], read(ann), copies=100)] == [1, 1, 1]
     parts = calibrate(ann, images, "mse", per_channel=True, levels=16)
