@@ -174,7 +174,7 @@ def two_neurons(encoding, **settings):
 
 def test_closed_form_of_one_layer_by_hand():
     # Drive 5/16 for 10 steps at threshold 1: spikes at 4, 7, 10. Output (3·2 + 10·0.5)/10 = 1.1.
-    snn = two_neurons("rate", timesteps=10)
+    snn = two_neurons("rate", timesteps=10, initial_potential=0.0)
     found = snn.simulate(np.array([[0.3125]], np.float32), (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
     assert found.output.numpy().item() == pytest.approx(1.1, rel=1e-6)
     (counts,), (times,) = found.spike_counts.values(), found.first_spike_times.values()
@@ -199,11 +199,12 @@ def test_closed_form_differs_from_the_loop_by_rounding_alone(encoding):
     closed = np.where(np.asarray(times) > 0, np.asarray(times), 101)
     apart = stepped != closed
     earlier = np.minimum(stepped, closed)[apart]
-    np.testing.assert_allclose(earlier * current[apart].astype(np.float64), threshold, rtol=1e-5)
+    start = threshold * snn.encoding.get_config().get("initial_potential", 0.0)
+    np.testing.assert_allclose(start + earlier * current[apart].astype(np.float64), threshold, rtol=1e-5)
     assert np.mean(apart) < 1e-3
-    if encoding == "rate":  # the count is ⌊100·current⌋ (θ = 1), but for potentials at a whole number
+    if encoding == "rate":  # the count is ⌊V(0) + 100·current⌋ (θ = 1), but for potentials at a whole number
         unequal = raster.sum(axis=0) != np.asarray(counts)
-        potential = 100 * current[unequal].astype(np.float64)
+        potential = start + 100 * current[unequal].astype(np.float64)
         np.testing.assert_allclose(potential, np.rint(potential), rtol=1e-5)
 
 
