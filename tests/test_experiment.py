@@ -122,7 +122,7 @@ def test_metrics_are_complete_and_consistent(finished):
         }
         assert each["experiment/encoding"] == encoding
         assert each["experiment/timesteps"] == 8
-        assert each["experiment/threshold"] == spiking.ENCODINGS[encoding].threshold
+        assert each["experiment/threshold"] == {"rate": 1.0, "ttfs": 8 / (4 + 2)}[encoding]  # two layers of neurons
         analysis = experiment.results[encoding].analysis
         assert analysis.samples == 25
         assert analysis.accuracy_per_timestep[-1] == pytest.approx(each["snn/eval/test"])
@@ -232,8 +232,8 @@ def test_the_normalisation_reaches_the_conversion(tmp_path):
 
 
 def test_a_correction_reaches_those_encodings_that_round(tmp_path):
-    experiment = make(tmp_path, encoding=["rate", "ttfs_exact"], correction="shifts")
-    plain = make(tmp_path, encoding=["rate", "ttfs_exact"])
+    common = {"encoding": ["rate", "ttfs_exact"], "encoding_options": spiking.rate.classic()}
+    experiment, plain = make(tmp_path, **common, correction="shifts"), make(tmp_path, **common)
     for encoding, changed in (("rate", False), ("ttfs_exact", True)):
         corrected, usual = (each.convert(encoding) for each in (experiment, plain))
         biases = [[layer.cell.bias.numpy() for layer in snn.hidden_layers if layer.cell.bias is not None]
@@ -249,8 +249,9 @@ def test_a_correction_needs_an_encoding_that_rounds(tmp_path):
 
 def test_an_ann_trained_with_rounded_activations_converts_without_error(tmp_path):
     experiment = make(
-        tmp_path, encoding=["rate", "ttfs_exact"], timesteps=4, training_levels=4, training_function="denseonly1"
-    )
+        tmp_path, encoding=["rate", "ttfs_exact"], timesteps=4, training_levels=4, training_function="denseonly1",
+        encoding_options=spiking.rate.classic(),
+    )  # fmt: skip
     experiment.train("rate"), experiment.train("ttfs_exact")
     plain, rounded = (experiment.result(name).ann.model for name in ("rate", "ttfs_exact"))
     assert [sum(isinstance(layer, QuantisedReLU) for layer in ann.layers) > 0 for ann in (plain, rounded)] == [0, 1]
@@ -259,7 +260,14 @@ def test_an_ann_trained_with_rounded_activations_converts_without_error(tmp_path
     assert experiment.hyperparameters("ttfs_exact")["training_levels"] == 4
 
 
-@pytest.mark.parametrize("others", [{"encoding": "ttfs"}, {"encoding": "rate"}, {"correction": "shifts"}])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"encoding": "ttfs"},
+        {"encoding": "rate", "encoding_options": spiking.rate.classic()},
+        {"correction": "shifts"},
+    ],
+)
 def test_training_levels_need_an_encoding_that_rounds_and_no_correction(tmp_path, others):
     with pytest.raises(ValueError, match="training_levels=4"):
         make(tmp_path, **{"encoding": "ttfs_exact", "training_levels": 4, **others})
@@ -412,7 +420,7 @@ def test_json_is_strict():
         *({"dataset": value} for value in ("no_such_dataset", "missing.npz", 3)),
         *({"training_function": value} for value in ("alexnet", None)),
         *({"timesteps": value} for value in (0, -5, 2.5, "many", True)),
-        *({"norm_percentile": value} for value in (0, -1, 100.5, float("nan"), "99", None)),
+        *({"norm_percentile": value} for value in (0, -1, 100.5, float("nan"), "99")),
         *({"threshold": value} for value in (0, -1.0, float("inf"), "high")),
         *({"tau": value} for value in (0, -1.0, float("nan"), "slow")),
         *({"max_rate": value} for value in (0, -1, "fast")),

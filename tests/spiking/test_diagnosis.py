@@ -243,7 +243,7 @@ def test_refuses_another_ann(ann, images):
         diagnose(other, convert_ann_to_snn(ann, images), images)
 
 
-# --- advice on time, from the answer after each step ------------------------------------------------------------------
+# --- advice on time, from the answer after each step ----------------------------------------------------------------
 
 
 def curve_of(*points):
