@@ -15,7 +15,7 @@ import tensorflow as tf
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
 from spiking.encoding import Encoding
-from spiking.folding.reader import FoldedNetwork
+from spiking.folding.graph import FoldedGraph
 from spiking.network.model import SpikingModel
 from spiking.runs import report
 from spiking.runs.folder import RunFolder
@@ -43,7 +43,7 @@ class Ann:
     model: keras.Model
     name: str
     metrics: dict[str, float] = field(default_factory=dict)
-    folded: FoldedNetwork | None = None
+    folded: FoldedGraph | None = None
 
 
 @dataclass
