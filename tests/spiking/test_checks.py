@@ -88,7 +88,7 @@ def test_int32_counts_the_steps_of_float64(float64):
 @pytest.mark.parametrize("timesteps", [2**24, 10**9, 2**31, 2**63])
 def test_more_steps_than_can_be_counted_are_refused_before_any_work(encoding, timesteps):
     with pytest.raises(ValueError, match=f"at most 16777215 time steps.*{timesteps}"):
-        spiking.get_encoding(encoding).settings(timesteps)
+        spiking.get_encoding(encoding).configured(timesteps)
 
 
 def test_windows_together_are_counted_too():
@@ -102,7 +102,7 @@ def test_windows_together_are_counted_too():
 @pytest.mark.parametrize("threshold", [1e40, 1e-40, 2e30, math.nan, math.inf, 0, -1, "1", True])
 def test_thresholds_that_float32_cannot_count_with_are_refused(encoding, threshold):
     with pytest.raises(ValueError, match=r"threshold must be a number in \[1e-30, 1e30\]. Received: threshold="):
-        spiking.get_encoding(encoding).settings(threshold=threshold)
+        spiking.get_encoding(encoding).configured(threshold=threshold)
 
 
 def test_the_limits_of_thresholds_are_those_of_float32():

@@ -34,7 +34,7 @@ SETTINGS = {
 # Further settings of the codes, each tried on one network.
 VARIANTS = [
     ("rate", {"input_coding": "poisson", "max_rate": 0.5, "seed": 3}),
-    ("rate", {"initial_potential": 0.5}),
+    ("rate", {"initial_potential": 0.0}),
     ("rate", {"reset": "zero", "threshold": 2.0}),
     ("rate", {"readout_delay": 4}),
 ]

@@ -17,11 +17,11 @@ from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, le
 
 
 def test_levels():
-    assert levels(rate.ENCODING, rate.ENCODING.settings(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert levels(rate.ENCODING, rate.ENCODING.settings(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
-    assert levels(ttfs.ENCODING, ttfs.ENCODING.settings(4, 1.0), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    exact = spiking.get_encoding("ttfs_exact")  # three windows of 4 steps: the same values in each
-    assert levels(exact, exact.settings(4), 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert levels(rate.ENCODING.configured(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert levels(rate.ENCODING.configured(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
+    assert levels(ttfs.ENCODING.configured(4, 1.0), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    exact = spiking.get_encoding("ttfs_exact").configured(4)  # three windows of 4 steps: the same values in each
+    assert levels(exact, 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_split_by_hand():
@@ -201,7 +201,7 @@ def test_a_curve_is_no_premature_arrival(ann, images):
 def conversion_of(encoding, timesteps=None, threshold=None, depth=4, **options):
     """What advice depends on, for a network of that depth."""
     code = spiking.get_encoding(encoding)
-    settings = code.at_depth(code.settings(timesteps, threshold, **options), depth)
+    settings = code.configured(timesteps, threshold, **options).at_depth(depth).get_config()
     return Conversion(code, settings, depth, single_spike=encoding != "rate")
 
 

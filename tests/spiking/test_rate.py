@@ -343,14 +343,13 @@ def test_settings_are_complete():
 def test_the_read_out_of_deep_networks_ignores_the_first_steps(timesteps, depth, delay):
     """Two steps for every layer behind the fourth, half of them at most: docs/DEFAULTS.md."""
     code = get_encoding("rate")
-    assert code.at_depth(code.settings(timesteps), depth)["readout_delay"] == delay
-    assert code.at_depth(code.settings(timesteps, readout_delay=3), depth)["readout_delay"] == 3
+    assert code.configured(timesteps).at_depth(depth).readout_delay == delay
+    assert code.configured(timesteps, readout_delay=3).at_depth(depth).readout_delay == 3
 
 
 def test_classic_settings_are_those_of_the_paper():
-    code = get_encoding("rate")
-    settings = code.at_depth(code.settings(100, **classic()), 14)
-    assert (settings["initial_potential"], settings["readout_delay"], settings["threshold"]) == (0.0, 0, 1.0)
+    code = get_encoding("rate").configured(100, **classic()).at_depth(14)
+    assert (code.initial_potential, code.readout_delay, code.threshold) == (0.0, 0, 1.0)
 
 
 def test_unknown_encoding():
