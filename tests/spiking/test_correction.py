@@ -103,7 +103,7 @@ def test_scales_stay_below_the_ceiling(images):
     [
         ({"encoding": "ttfs_exact", "correction": "bias"}, "correction must be one of .*'shifts', 'output'"),
         ({"encoding": "ttfs", "correction": "output"}, "round to the nearest level.*encoding='ttfs'"),
-        ({"encoding": "rate", "correction": "output"}, "initial_potential=0.5"),
+        ({"encoding": "rate", "initial_potential": 0.0, "correction": "output"}, "initial_potential=0.5"),
         ({"encoding": "rate", "initial_potential": 0.5, "tau": 9.0, "correction": "output"}, "nearest level"),
     ],
 )
