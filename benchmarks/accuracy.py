@@ -110,7 +110,7 @@ def table(results: list[dict], beta: float) -> str:
         "per neuron and image, and the most that any neuron fired. Operations: synaptic operations (additions, "
         "Σ spikes × fan-out) relative to the ANN's multiply-accumulates. `classic`: `spiking.rate.classic()` and "
         "`spiking.ttfs.classic()`, the settings of the papers; `default`: what docs/DEFAULTS.md tells, chosen on "
-        "training images. Some defaults are measured with the first seed alone, and on some networks not yet.",
+        "training images. Of `rate` and the base codes only the classic settings have been measured here so far.",
     ]
     for dataset in dict.fromkeys(row["dataset"] for row in results):
         for network, title in NETWORKS.items():

@@ -232,6 +232,8 @@ def rate_tables(rows: list[dict]) -> list[str]:
 
 def page(rows: list[dict]) -> str:
     """docs/DEFAULTS.md."""
+    order = [subject.key for subject in SUBJECTS]
+    rows = sorted(rows, key=lambda row: order.index(row["network"]))
     networks = list(dict.fromkeys((row["network"], row["depth"], row["images"]) for row in rows))
     listed = "; ".join(f"{name} ({depth} layers of neurons, {images} images)" for name, depth, images in networks)
     return "\n".join([
@@ -256,7 +258,8 @@ def page(rows: list[dict]) -> str:
         "",
         "What counts is T/θ. Too few steps and the last layers have not answered; too many, and neurons that should be "
         "silent fire late. The best T/θ grows with depth; at the same T/θ another θ, a finer or coarser time step, "
-        "changes half a point (see lenet5_maxpool). A lower percentile per channel makes weak channels fire in time.",
+        "changes half a point (see lenet5_maxpool). A lower percentile per channel makes weak channels fire in time. "
+        "Networks of 12 and 14 layers stay at chance whatever T/θ is: take another code there.",
         "",
         *(line for encoding in ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped") for line in reach_tables(rows, encoding)),
         "## rate",

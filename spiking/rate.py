@@ -149,7 +149,7 @@ def classic() -> dict:
     """The settings of Rueckauer et al. (2017), for `convert_ann_to_snn(ann, images, "rate", **classic())`.
 
     Spike counts are rounded down and all time steps are read out. On the VGG-16 of docs/DEEP.md it loses 8 points at
-    T = 64, where the default loses 0.3.
+    T = 64; the default loses 0.3 on 300 training images (docs/DEFAULTS.md).
     """
     return {"initial_potential": 0.0, "readout_delay": 0}
 

@@ -158,7 +158,7 @@ def test_a_network_without_hidden_neurons(encoding):
 
 ENTRIES = {
     "verify": lambda ann, snn, x, y, **options: verify(ann, snn, x, **options),
-    "diagnose": lambda ann, snn, x, y, **options: diagnose(ann, snn, x, **options),
+    "diagnose": lambda ann, snn, x, y, **options: diagnose(ann, snn, x, y, **options),
     "analysis": lambda ann, snn, x, y, **options: conversion.snn_activation_analysis(snn, x, **options),
     "analysis with labels": lambda ann, snn, x, y, **options: conversion.snn_activation_analysis(snn, x, y, **options),
     "early exit": lambda ann, snn, x, y, **options: conversion.snn_early_exit(snn, x, y, **options),
