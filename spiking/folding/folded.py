@@ -249,7 +249,7 @@ class Folded:
 
     def neurons(self, activation: Activation) -> "Folded":
         """An activation ends a synapse: here are neurons."""
-        x = replace(self._nothing_final(), pools=())
+        x = replace(self.nothing_final(), pools=())
         self.row.template = self.row.template or "threshold of '{node}'"
         name = x.stage_name() or self.reading.unique(f"{self.source}_neurons")
         if name in self.reading.nodes:
@@ -263,7 +263,7 @@ class Folded:
 
     def max_pool(self, layer) -> "Folded":
         """Max pooling: of the image, of spikes, or waiting for the activation behind it."""
-        x = self._nothing_final()
+        x = self.nothing_final()
         if x.on_image:
             return self.act_on_image(layer)
         scale = np.ones(1) if x.chain.scale is None else x.chain.scale
@@ -277,7 +277,7 @@ class Folded:
 
     def activation(self, activation) -> "Folded":
         """An activation that only a read-out can apply; what follows it is refused."""
-        x = self._nothing_final().settled()
+        x = self.nothing_final().settled()
         self.row.template = self.row.template or "activation of '{node}'"
         return replace(x, final=(self.row, activation))
 
@@ -328,9 +328,9 @@ class Folded:
 
     def _ready(self) -> "Folded":
         """The value for a layer that needs it plain: nothing final before it, no poolings that wait."""
-        return self._nothing_final().settled()
+        return self.nothing_final().settled()
 
-    def _nothing_final(self) -> "Folded":
+    def nothing_final(self) -> "Folded":
         if self.final:
             holder, activation = self.final
             name = getattr(activation, "__name__", type(activation).__name__)

@@ -210,8 +210,17 @@ class Reader:
                 return self.run(layer, run, arguments[0] if len(arguments) == 1 else list(arguments))
             raise Refusal("no converter is registered for it", REMEDIES.get(type(layer).__name__, REMEDY))
         except Refusal as refusal:
+            self._refuse_final(values, row)
             reading.refuse(refusal.of(row).within(self.traced_layer))
             return self._stand_ins(layer, arguments, keywords, row)
+
+    def _refuse_final(self, values, row) -> None:
+        """Refuses activations for the end that stand in front of what is itself refused."""
+        for value in values:
+            try:
+                value.through(row).nothing_final()
+            except Refusal as refusal:
+                self.reading.refuse(refusal)
 
     def _refuse_quantised(self, layer) -> None:
         mode = getattr(layer, "quantization_mode", None)

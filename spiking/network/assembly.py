@@ -27,6 +27,7 @@ def assemble(graph: FoldedGraph, code: Encoding, calibration, name: str) -> Spik
         calibration: the scales, a `spiking.scaling.calibration.Calibration` of this graph.
         name: of the model.
     """
+    code = code.at_depth(graph.depth)
     assembly = Assembly(graph, code, calibration)
     layers = {node.name: assembly.layer(node) for node in graph.nodes.values()}
     wiring = {node.name: (node.input,) if isinstance(node, Image) else node.sources for node in graph.nodes.values()}
