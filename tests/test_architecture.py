@@ -21,7 +21,6 @@ ONLY_FROM_SPIKING = {"ann_training": {"spiking.runs.files"}, "plotting": set()}
 # What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but
 # plotting, which loads matplotlib.
 MAY_IMPORT_LATER = {"plotting", "matplotlib", "optuna", "tensorboard"}
-LATE_IMPORTS_TO_GO = {"spiking.network.model": {"spiking"}}  # goes with the network over graphs
 ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
 # ttfs_clamped is ttfs with another ANN activation, ttfs_dynthresh is ttfs with another threshold
 MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}
@@ -76,7 +75,7 @@ def test_imports_run_one_way(path):
 @pytest.mark.parametrize("path", [*SPIKING, *OUTSIDE], ids=lambda path: path.stem)
 def test_nothing_is_imported_at_call_time(path):
     late = {name.split(".")[0] for name, at_import in imports(parse(path)) if not at_import}
-    found = late - MAY_IMPORT_LATER - LATE_IMPORTS_TO_GO.get(dotted(path), set())
+    found = late - MAY_IMPORT_LATER
     assert not found, f"{path.name} imports {found} in a function"
 
 
@@ -92,8 +91,7 @@ def import_graph():
     paths = {dotted(path): path for path in [*scripts, *SPIKING, *OUTSIDE]}
     graph = {}
     for module, path in paths.items():
-        to_go = LATE_IMPORTS_TO_GO.get(module, set())
-        names = [name for name, early in imports(parse(path)) if early or name.split(".")[0] not in to_go]
+        names = [name for name, _ in imports(parse(path))]
         # Of `from a import b` both "a" and "a.b" are named: the longest one that is a module counts.
         longer = {name.rpartition(".")[0] for name in names if name in paths}
         graph[module] = {name for name in names if name in paths and name not in longer} - {module}
