@@ -45,7 +45,7 @@ import conversion
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
-from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, require
+from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, check_whole, require
 from spiking.quantisation import QuantisedReLU
 from spiking.runs import arguments, screen, summaries
 from spiking.runs.devices import mirrored_strategy, shared
@@ -693,14 +693,15 @@ class RepeatedExperiment(Repetition):
                  timesteps: int | Sequence[int] | None = None, grid: Mapping[str, Sequence] | None = None, *,
                  seed: int = 0, folder: str | os.PathLike | None = None, **arguments):
         require(objective is None or not arguments, "An experiment's arguments are given by name, or as one dict",
-                f"{objective!r}, and {', '.join(arguments)}", "Put all of them into the dict, or leave it out.")
-        folder = Path("experiments", "repeated") if folder is None else folder
+                f"a {type(objective).__name__}, and {', '.join(arguments)}", "Put all into the dict, or leave it out.")
         if objective is None:
             objective, grid, folder = arguments_as_given(arguments, grid, folder)
         axes = checked_axes(timesteps, grid)
         require(callable(objective) or "seed" not in objective, "Seeds of runs are derived",
                 "a seed among the arguments", "Give the one to derive them from: RepeatedExperiment(…, seed=…).")
-        folder = Path(folder).expanduser().absolute()
+        check_whole("repetitions", repetitions, 1)
+        check_whole("seed", seed)
+        folder = Path(folder or Path("experiments", "repeated")).expanduser().absolute()
         task, facts = as_task(objective, ["seed", *axes], "value", folder, curve=True)
         super().__init__(task, repetitions, axes, seed, folder, facts)
 
@@ -719,12 +720,12 @@ class RepeatedExperiment(Repetition):
         return (summary, self.series(CURVE)) if timestep_analysis else summary
 
 
-def arguments_as_given(arguments: Mapping, grid: Mapping | None, folder: Path) -> tuple[dict, dict, Path]:
+def arguments_as_given(arguments: Mapping, grid: Mapping | None, folder) -> tuple[dict, dict, Path]:
     """An Experiment's arguments as those of trials, with the grid and the folder that they ask for."""
     arguments, grid = dict(arguments), dict(grid or {})
-    name, results_dir = arguments.pop("name", None), arguments.pop("results_dir", folder.parent)
+    name, results_dir = arguments.pop("name", None), arguments.pop("results_dir", "experiments")
     title, tblogs_dir = arguments.pop("tensorboard_title", None), arguments.pop("tblogs_dir", None)
-    folder = Path(results_dir) / (folder.name if name is None else check_name("name", name))
+    folder = Path(folder or Path(results_dir) / check_name("name", name or "repeated"))
     if title or tblogs_dir:
         arguments["tblogs_dir"] = Path(tblogs_dir or "tblogs") / check_name("tensorboard_title", title or folder.name)
     if not isinstance(arguments.get("encoding", ""), str):

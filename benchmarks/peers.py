@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from networks import trained_network
+
 ROOT = Path(__file__).resolve().parents[1]
 VENVS = ROOT / "benchmarks" / ".venvs"
 RESULTS = ROOT / "docs" / "peers.json"
@@ -80,7 +82,6 @@ def describe(snn) -> tuple[list[dict], dict]:
 def prepare(name: str, timesteps: int, images: int, folder: Path) -> None:
     """Writes the converted network, images and labels: snn.keras for this toolbox, network.npz for the peers."""
     import numpy as np
-    from speed import trained_network
 
     from conversion import convert_ann_to_snn
 

@@ -27,8 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  the path comes first
 
-import optimization  # noqa: E402
 from optimization import DiscreteInterval, OptimizableValue, RealInterval, RepeatedExperiment, search  # noqa: E402
+from spiking.runs import study  # noqa: E402
+from spiking.runs import trials as trial_records  # noqa: E402
 
 REPORT = ROOT / "docs" / "SEARCH.md"
 BUSY_SECONDS = 0.25
@@ -86,9 +87,9 @@ class Memory(logging.Handler):
 def tiny_search(folder: Path, trials: int) -> list:
     """A random search with real Experiments. Returns time and memory after each trial."""
     memory = Memory()
-    optimization.logger.addHandler(memory)
-    optimization.logger.setLevel(logging.INFO)
-    optimization.logger.propagate = False
+    trial_records.logger.addHandler(memory)
+    trial_records.logger.setLevel(logging.INFO)
+    trial_records.logger.propagate = False
     space = [OptimizableValue("timesteps", DiscreteInterval(5, 40))]
     space += [OptimizableValue("threshold", RealInterval("uniform", low=0.5, high=2))]
     search(tiny_arguments(), space, trials, "snn/eval/validation", validation=0.2, folder=folder)
@@ -112,7 +113,7 @@ MEASURED = {"search": tiny_search, "loop": tiny_loop}
 
 def play(role: str, folder: Path, trials: int, storage: str | None) -> None:
     """What one process does."""
-    optimization.PATIENCE_SECONDS, optimization.HEARTBEAT_SECONDS = PATIENCE_SECONDS, HEARTBEAT_SECONDS
+    study.PATIENCE_SECONDS, study.HEARTBEAT_SECONDS = PATIENCE_SECONDS, HEARTBEAT_SECONDS
     if role in MEASURED:
         points = MEASURED[role](folder, trials)
         (folder / "memory.json").write_text(json.dumps(points))
@@ -251,8 +252,8 @@ def share(folder: Path, trials: int) -> list[str]:
                 for role in ("busy", "waiting"):
                     alone = None
                     for workers in (1, 2, 4):
-                        study = folder / f"{name}-{role}-{workers}"
-                        counted, rate, _ = shared(role, study, storage, trials, workers)
+                        place = folder / f"{name}-{role}-{workers}"
+                        counted, rate, _ = shared(role, place, storage, trials, workers)
                         alone = alone or rate
                         cells = name, role, workers, trials, counted, f"{rate:.2f}", f"{rate / alone:.2f}"
                         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -273,10 +274,10 @@ def shared(role, folder: Path, storage: str, trials: int, workers: int, killing:
         processes.pop().kill()
     for process in processes:
         finish(process)
-    backend = optimization.open_storage(storage)
-    study = optuna.load_study(study_name=folder.name, storage=backend)
-    ended = [trial for trial in study.trials if optimization.counts(trial)]
-    lost = [trial for trial in study.trials if not optimization.counts(trial)]
+    backend = study.open_storage(storage)
+    seen = optuna.load_study(study_name=folder.name, storage=backend).trials
+    ended = [trial for trial in seen if study.counts(trial)]
+    lost = [trial for trial in seen if not study.counts(trial)]
     begin, end = min(trial.datetime_start for trial in ended), max(trial.datetime_complete for trial in ended)
     if hasattr(backend, "engine"):
         backend.engine.dispose()

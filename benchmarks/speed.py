@@ -24,12 +24,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from networks import LENET, MLP, VGG, trained_network
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 PAGE, RESULTS = ROOT / "docs" / "PERFORMANCE.md", ROOT / "docs" / "performance.json"
 
-MLP, LENET, VGG = "denseonly1", "lenet5_maxpool", "vgg16_slim_cifar10"
 # Network: its title, and the images of one run.
 NETWORKS = {MLP: ("MLP 784-600-10", 1000), LENET: ("LeNet-5, max pooling", 500), VGG: ("VGG-16, quarter width", 100)}
 ENCODINGS = {"rate": 100, "ttfs": 120, "ttfs_clamped": 120, "ttfs_dyn_thresh": 120, "ttfs_exact": 32}
@@ -40,20 +41,6 @@ BATCH = 100
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Timing
-
-
-def trained_network(name: str):
-    """A trained network by its name, and its data; the VGG is in the repository, the others are trained once."""
-    import keras
-
-    import ann_training
-
-    if name == VGG:
-        network = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{name}.keras")
-        return network, ann_training.load_dataset("cifar10", max_images=4000)
-    data = ann_training.load_dataset("mnist_sample")
-    training = ann_training.Training(epochs=3, ann_cache_dir=ROOT / "experiments" / "anns")
-    return ann_training.train_network(name, training, data.train, data.test), data
 
 
 def one_core() -> None:

@@ -18,10 +18,9 @@ MAY_IMPORT = {
 }
 # What knows nothing of spikes takes from `spiking` only what knows nothing of them either.
 ONLY_FROM_SPIKING = {"ann_training": {"spiking.runs.files"}, "plotting": set()}
-# Inside functions only plotting may come in, and never the other way round; and `experiment.RepeatedExperiment` is that
-# of `optimization`, fetched when asked for.
-MAY_IMPORT_LATER = {"plotting"}
-PASSES_ON = {"experiment": {"optimization"}}
+# What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but
+# plotting, which loads matplotlib.
+MAY_IMPORT_LATER = {"plotting", "matplotlib", "optuna", "tensorboard"}
 ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
 # ttfs_clamped is ttfs with another ANN activation, ttfs_dynthresh is ttfs with another threshold
 MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}
@@ -70,10 +69,66 @@ def test_imports_run_one_way(path):
     module = "spiking" if path in SPIKING else path.stem
     allowed = MAY_IMPORT[module] | {module}
     early = {name for name, at_import in project_imports(path) if at_import}
-    late = {name for name, at_import in project_imports(path) if not at_import}
     assert early <= allowed, f"{path.name} imports {early - allowed}"
-    allowed |= MAY_IMPORT_LATER | PASSES_ON.get(module, set())
-    assert late <= allowed, f"{path.name} imports {late - allowed} in a function"
+
+
+@pytest.mark.parametrize("path", [*SPIKING, *OUTSIDE], ids=lambda path: path.stem)
+def test_nothing_is_imported_at_call_time(path):
+    late = {name.split(".")[0] for name, at_import in imports(parse(path)) if not at_import}
+    found = late - MAY_IMPORT_LATER
+    assert not found, f"{path.name} imports {found} in a function"
+
+
+def dotted(path):
+    """spiking/runs/files.py -> spiking.runs.files; benchmarks and examples import one another by their stems."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "spiking" else parts[-1:]).removesuffix(".__init__")
+
+
+def import_graph():
+    """Module -> modules of the project that it imports, when it is imported or later, the benchmarks included."""
+    scripts = [path for folder in ("benchmarks", "examples") for path in sorted((ROOT / folder).glob("*.py"))]
+    paths = {dotted(path): path for path in [*scripts, *SPIKING, *OUTSIDE]}
+    graph = {}
+    for module, path in paths.items():
+        names = [name for name, _ in imports(parse(path))]
+        # Of `from a import b` both "a" and "a.b" are named: the longest one that is a module counts.
+        longer = {name.rpartition(".")[0] for name in names if name in paths}
+        graph[module] = {name for name in names if name in paths and name not in longer} - {module}
+    return graph
+
+
+def circles(graph):
+    """Pairs of a graph that reach one another."""
+    reached = {node: set(targets) for node, targets in graph.items()}
+    for middle in graph:
+        for node in graph:
+            if middle in reached[node]:
+                reached[node] |= reached[middle]
+    return {tuple(sorted((a, b))) for a in graph for b in reached[a] if a in reached.get(b, ()) and a != b}
+
+
+def folder_of(module):
+    """The room of a module: its folder in `spiking/`, or itself."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_no_module_is_in_a_circle():
+    assert circles(import_graph()) == set()
+
+
+def test_no_folder_is_in_a_circle():
+    rooms = {}
+    for module, targets in import_graph().items():
+        if module != "spiking":  # passes on what users take
+            reached = {folder_of(target) for target in targets} - {folder_of(module)}
+            rooms.setdefault(folder_of(module), set()).update(reached)
+    assert circles(rooms) == set()
+
+
+def test_circles_are_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {("a", "b"), ("a", "c"), ("b", "c")}
+    assert import_graph()["optimization"] >= {"experiment", "spiking.runs.study", "spiking.runs.screen"}
 
 
 @pytest.mark.parametrize("module", ONLY_FROM_SPIKING)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_the_loss_is_against_the_better_ann(script, tmp_path, monkeypatch):
     class Made:
         """An experiment whose ANN and SNN have these accuracies."""
 
-        settings = {"threshold": 2.0}
+        encoding = SimpleNamespace(threshold=2.0)
 
         def __init__(self, encoding, threshold=None, **others):
             assert threshold in (None, 60 / 7.5)
