@@ -3,7 +3,7 @@
 This module knows nothing of spikes. Its three parts, in order:
 
 1. `load_dataset` reads images and labels from the sources a person is likely to have;
-2. `ARCHITECTURES` is the table of networks, each a plain `keras.Sequential` chain;
+2. `ARCHITECTURES` is the table of networks: `keras.Sequential` chains, and graphs whose branches meet;
 3. `train_network`, and one `train_network_<name>` for each architecture, train a network or load it from the cache.
 
 Example:
@@ -346,12 +346,23 @@ def _digest(text: str) -> str:
 Activation = str | dict | keras.layers.Layer | Callable[[], Any]
 
 
+# What a layer with weights comes with, in order. Only a layer that no normalisation follows needs a bias.
+_ORDERS = {
+    None: ("layer", "act"),
+    "before": ("layer", "norm", "act"),
+    "after": ("layer", "act", "norm"),
+    "only": ("layer", "norm"),
+    "ahead": ("norm", "act", "layer"),
+}
+
+
 class _Chain:
     """Collects the layers of one network, names them, and follows the shape of the map.
 
-    `conv` and `dense` add a layer with weights (`conv_1`), its activation (`conv_1_act`) and, if asked for, its batch
-    normalisation (`conv_1_norm`) `"before"` or `"after"` the activation. Names depend on the architecture alone, never
-    on what was built before, since they are part of the cache key. Every method returns the chain.
+    `conv`, `depthwise` and `dense` add a layer with weights (`conv_1`), its activation (`conv_1_act`) and, if asked
+    for, its batch normalisation (`conv_1_norm`), which stands `"before"` or `"after"` the activation, alone without an
+    activation (`"only"`), or with the activation in front of the layer (`"ahead"`). Names depend on the architecture
+    alone, never on what was built before, since they are part of the cache key. Every method returns the chain.
     """
 
     def __init__(self, name: str, input_shape: Sequence[int], classes: int, activation: Activation):
@@ -365,12 +376,19 @@ class _Chain:
         self.shape = (None, *self.input_shape)  # of the map after the last convolution or pooling
         self._count = Counter()
 
+    def network(self) -> keras.Model:
+        return keras.Sequential(self.layers, name=self.name)
+
     def conv(self, filters, kernel_size, strides=1, padding="same", norm=None):
-        options = {"strides": strides, "padding": padding}
+        options = {"strides": strides, "padding": padding, "kernel_initializer": "he_normal"}
         return self._neurons(keras.layers.Conv2D, "conv", norm, filters, kernel_size, **options)
 
+    def depthwise(self, kernel_size, strides=1, norm=None):
+        options = {"strides": strides, "padding": "same"}
+        return self._neurons(keras.layers.DepthwiseConv2D, "depthwise", norm, kernel_size, **options)
+
     def dense(self, units, norm=None):
-        return self._neurons(keras.layers.Dense, "dense", norm, units)
+        return self._neurons(keras.layers.Dense, "dense", norm, units, kernel_initializer="he_normal")
 
     def max_pool(self):
         return self._add_spatial(keras.layers.MaxPooling2D(name=self._number("pool")))
@@ -398,15 +416,15 @@ class _Chain:
 
     def _neurons(self, layer_class, kind, norm, *args, **options):
         name = self._number(kind)
-        # The shift of a batch normalisation that follows directly takes the place of the bias.
-        layer = layer_class(*args, name=name, use_bias=norm != "before", kernel_initializer="he_normal", **options)
-        self._add_spatial(layer) if kind == "conv" else self._add(layer)
-        activation = _make_activation(self.activation, name=f"{name}_act")
-        if norm is None:
-            return self._add(activation)
-        # Keras' momentum of 0.99 takes several hundred steps to settle, more than a small data set has.
-        batch_norm = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")
-        return self._add(*{"before": (batch_norm, activation), "after": (activation, batch_norm)}[norm])
+        make = {
+            "layer": lambda: layer_class(*args, name=name, use_bias=norm in (None, "after"), **options),
+            "norm": lambda: _make_norm(name),
+            "act": lambda: _make_activation(self.activation, name=f"{name}_act"),
+        }
+        for part in _ORDERS[norm]:
+            add = self._add if kind == "dense" or part != "layer" else self._add_spatial
+            add(make[part]())
+        return self
 
     def _add_spatial(self, layer):
         try:
@@ -419,13 +437,50 @@ class _Chain:
             ) from error
         return self._add(layer)
 
-    def _add(self, *layers):
-        self.layers.extend(layers)
+    def _add(self, layer):
+        self.layers.append(layer)
         return self
 
     def _number(self, kind):
         self._count[kind] += 1
         return f"{kind}_{self._count[kind]}"
+
+
+class _Graph(_Chain):
+    """A network whose branches part and meet. `end` is the tensor that the next layer is put on."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.end = self.layers[0]
+
+    def network(self) -> keras.Model:
+        return keras.Model(self.layers[0], self.end, name=self.name)
+
+    def go_on_from(self, tensor):
+        self.end, self.shape = tensor, tuple(tensor.shape)
+        return self
+
+    def add(self, branch):
+        return self.go_on_from(keras.layers.Add(name=self._number("add"))([branch, self.end]))
+
+    def concatenate(self, branch):
+        return self.go_on_from(keras.layers.Concatenate(name=self._number("concatenate"))([branch, self.end]))
+
+    def activate(self, norm=False):
+        """An activation of its own, behind a join; with `norm`, a batch normalisation in front of it."""
+        name = self._number("join")
+        if norm:
+            self._add(_make_norm(name))
+        return self._add(_make_activation(self.activation, name=f"{name}_act"))
+
+    def _add(self, layer):
+        self.end = layer(self.end)
+        return self
+
+
+def _make_norm(name: str) -> keras.layers.Layer:
+    # Keras' momentum of 0.99 takes several hundred steps to settle, more than a small data set has.
+    return keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")
 
 
 def _make_activation(activation: Activation, name: str) -> keras.layers.Layer:
@@ -463,92 +518,153 @@ def _resnet_ish(net: _Chain) -> None:
     net.average_whole_map().flatten().scores()
 
 
-# Name: (what it is, how its chain is laid out).
-_LAYOUTS: dict[str, tuple[str, Callable[[_Chain], Any]]] = {
-    "base": (
+def _resnet20(net: _Graph) -> None:
+    net.conv(16, 3, norm="before")
+    for filters, first_strides in ((16, 1), (32, 2), (64, 2)):
+        for strides in (first_strides, 1, 1):
+            start = net.end
+            branch = net.conv(filters, 3, strides, norm="before").conv(filters, 3, norm="only").end
+            net.go_on_from(start)
+            if start.shape[-1] != filters:
+                net.conv(filters, 1, strides, norm="only")
+            net.add(branch).activate()
+    net.average_whole_map().flatten().scores()
+
+
+def _mobilenetv2_slim(net: _Graph) -> None:
+    net.conv(24, 3, norm="before").depthwise(3, norm="before").conv(16, 1, norm="only")
+    for filters, first_strides in ((24, 2), (48, 2), (64, 1)):
+        for strides in (first_strides, 1, 1):
+            start = net.end
+            net.conv(4 * start.shape[-1], 1, norm="before").depthwise(3, strides, norm="before")
+            net.conv(filters, 1, norm="only")
+            if start.shape[-1] == filters:
+                net.add(start)
+    net.conv(256, 1, norm="before").average_whole_map().flatten().scores()
+
+
+def _densenet_slim(net: _Graph) -> None:
+    net.conv(16, 3, norm="before")
+    for growth in (6, 12, 24):
+        if growth > 6:
+            net.conv(net.shape[-1] // 2, 1, norm="ahead").average_pool()
+        for _ in range(3):
+            start = net.end
+            net.conv(4 * growth, 1, norm="ahead").conv(growth, 3, norm="ahead").concatenate(start)
+    net.activate(norm=True).average_whole_map().flatten().scores()
+
+
+class _Layout(NamedTuple):
+    """One network: what it is, how it is laid out, on a chain or a graph, and what its "relu" is."""
+
+    description: str
+    lay_out: Callable[[Any], Any]
+    kind: type[_Chain] = _Chain
+    relu: str = "relu"
+
+
+_LAYOUTS: dict[str, _Layout] = {
+    "base": _Layout(
         "A small perceptron, the baseline: 128 and 64 hidden units.",
         lambda net: net.flatten().dense(128).dense(64).scores(),
     ),
-    "base_scale1": (
+    "base_scale1": _Layout(
         "`base`, twice as wide: 256 and 128 hidden units.",
         lambda net: net.flatten().dense(256).dense(128).scores(),
     ),
-    "base_scale2": (
+    "base_scale2": _Layout(
         "`base`, four times as wide and one layer deeper: 512, 256 and 128 hidden units.",
         lambda net: net.flatten().dense(512).dense(256).dense(128).scores(),
     ),
-    "base_conv": (
+    "base_conv": _Layout(
         "Two convolutions, the second with strides in place of pooling, and a dense layer of 128.",
         lambda net: net.conv(16, 3).conv(32, 3, strides=2).flatten().dense(128).scores(),
     ),
-    "base_maxpool": (
+    "base_maxpool": _Layout(
         "Two convolutions, each with max pooling, and a dense layer of 128.",
         lambda net: net.conv(16, 3).max_pool().conv(32, 3).max_pool().flatten().dense(128).scores(),
     ),
-    "fully_conv": (
+    "fully_conv": _Layout(
         "Convolutions alone, strides in place of pooling: the All-CNN of Springenberg et al. 2015, narrower.",
         lambda net: net.conv(32, 3).conv(32, 3).conv(32, 3, strides=2).conv(64, 3).conv(64, 3).conv(64, 3, strides=2)
         .conv(64, 3).conv(64, 1).average_whole_map().scores_by_convolution(),
     ),
-    "fully_conv_small": (
+    "fully_conv_small": _Layout(
         "`fully_conv` with three convolutions.",
         lambda net: net.conv(16, 3, strides=2).conv(32, 3, strides=2).conv(64, 3)
         .average_whole_map().scores_by_convolution(),
     ),
-    "lenet5": (
+    "lenet5": _Layout(
         "LeNet-5 (LeCun et al. 1998) without pooling: its two convolutions stride instead.",
         lambda net: net.conv(6, 5, strides=2).conv(16, 5, strides=2, padding="valid")
         .flatten().dense(120).dense(84).scores(),
     ),
-    "lenet5_averagepool": (
+    "lenet5_averagepool": _Layout(
         "LeNet-5 (LeCun et al. 1998) with average pooling, as its sub-sampling, and padded to take images of 28 x 28.",
         lambda net: net.conv(6, 5).average_pool().conv(16, 5, padding="valid").average_pool()
         .flatten().dense(120).dense(84).scores(),
     ),
-    "lenet5_maxpool": (
+    "lenet5_maxpool": _Layout(
         "`lenet5_averagepool` with max pooling.",
         lambda net: net.conv(6, 5).max_pool().conv(16, 5, padding="valid").max_pool()
         .flatten().dense(120).dense(84).scores(),
     ),
-    "lenet5_maxpool_extensions": (
+    "lenet5_maxpool_extensions": _Layout(
         "`lenet5_maxpool` with what came later: wider layers, batch normalisation, dropout.",
         lambda net: net.conv(32, 5, norm="before").max_pool().conv(64, 5, padding="valid", norm="before").max_pool()
         .dropout(0.25).flatten().dense(256, norm="before").dropout(0.5).dense(84, norm="before").scores(),
     ),
-    "denseonly1": (
+    "denseonly1": _Layout(
         "A perceptron with one hidden layer of 600 units.",
         lambda net: net.flatten().dense(600).scores(),
     ),
-    "batchnorm_etal": (
+    "batchnorm_etal": _Layout(
         "Batch normalisation before and after activations, average pooling, dropout: what conversion must fold.",
         lambda net: net.conv(16, 3, norm="before").average_pool().conv(32, 3, norm="after").average_pool()
         .dropout(0.25).conv(32, 3, norm="before").flatten().dense(128, norm="after").dropout(0.5).scores(),
     ),
-    "vgg16": (
+    "vgg16": _Layout(
         "VGG-16 (Simonyan & Zisserman 2015, column D) at full width, with batch normalisation. A group's pooling is "
         "left out once the map is one pixel wide, so that small images pass too.",
         _vgg16,
     ),
-    "resnet_ish": (
+    "resnet_ish": _Layout(
         "The plain counterpart, without shortcuts, of ResNet-20 (He et al. 2016, section 4.2): three stages of 16, 32 "
         "and 64 maps, strides between them, one average at the end.",
         _resnet_ish,
     ),
+    "resnet20": _Layout(
+        "ResNet-20 (He et al. 2016, section 4.2): nine blocks of two convolutions in three stages of 16, 32 and 64 "
+        "maps, each added to its input; where the shape changes, the input passes a convolution of 1 x 1.",
+        _resnet20, _Graph,
+    ),
+    "mobilenetv2_slim": _Layout(
+        "MobileNetV2 (Sandler et al. 2018), narrow and for small images: nine inverted residuals, four times widened, "
+        "depthwise convolutions, ReLU6, sums without activation. 16 million multiplications for an image of 32 x 32.",
+        _mobilenetv2_slim, _Graph, "relu6",
+    ),
+    "densenet_slim": _Layout(
+        "DenseNet-BC (Huang et al. 2017), narrow: three blocks of three units, each of which sees all before it; batch "
+        "normalisation and activation stand in front of the convolutions. 17 million multiplications at 32 x 32.",
+        _densenet_slim, _Graph,
+    ),
 }
 
 
-def _architecture(name: str) -> Callable[..., keras.Sequential]:
-    def build(input_shape: Sequence[int], classes: int, activation: Activation = "relu") -> keras.Sequential:
-        chain = _Chain(name, input_shape, classes, activation)
-        lay_out(chain)
-        return keras.Sequential(chain.layers, name=name)
+def _architecture(name: str) -> Callable[..., keras.Model]:
+    layout = _LAYOUTS[name]
 
-    build.__doc__, lay_out = _LAYOUTS[name]
+    def build(input_shape: Sequence[int], classes: int, activation: Activation = "relu") -> keras.Model:
+        net = layout.kind(name, input_shape, classes, layout.relu if activation == "relu" else activation)
+        layout.lay_out(net)
+        return net.network()
+
+    build.__doc__ = layout.description
     build.__name__ = name
     return build
 
 
-ARCHITECTURES: dict[str, Callable[..., keras.Sequential]] = {name: _architecture(name) for name in _LAYOUTS}
+ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {name: _architecture(name) for name in _LAYOUTS}
 """Name -> `f(input_shape, classes, activation="relu")`, which returns the untrained, uncompiled network."""
 
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import json
+import math
 import pickle
 import re
 import sys
@@ -20,10 +21,12 @@ from ann_training import ARCHITECTURES, TRAINING_FUNCTIONS, Training, load_datas
 # Keras calls np.array on TensorFlow variables, whose __array__ does not know NumPy 2's `copy` yet. Not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-NAMES = (
+CHAINS = (
     "base base_scale1 base_scale2 base_conv base_maxpool fully_conv fully_conv_small lenet5 lenet5_averagepool "
     "lenet5_maxpool lenet5_maxpool_extensions denseonly1 batchnorm_etal vgg16 resnet_ish"
 ).split()
+GRAPHS = "resnet20 mobilenetv2_slim densenet_slim".split()
+NAMES = CHAINS + GRAPHS
 
 
 def arrays(n_train=12, n_test=6, shape=(6, 5), dtype=np.uint8, seed=0):
@@ -303,10 +306,10 @@ def test_all_architectures_have_a_training_function():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_architecture_is_a_named_chain_that_ends_in_softmax(name):
+def test_architecture_is_a_named_network_that_ends_in_softmax(name):
     build = ARCHITECTURES[name]
     network = build((28, 28, 1), 7)
-    assert type(network) is keras.Sequential and network.name == name
+    assert (type(network) is keras.Sequential) == (name in CHAINS) and network.name == name
     assert network.input_shape == (None, 28, 28, 1) and network.output_shape == (None, 7)
     images = np.random.default_rng(0).random((2, 28, 28, 1), np.float32)
     scores = network.predict_on_batch(images)
@@ -318,9 +321,10 @@ def test_architecture_is_a_named_chain_that_ends_in_softmax(name):
     assert len({layer.name for layer in network.layers}) == len(network.layers)
     activations = [layer for layer in network.layers if layer.name.endswith("_act")]
     neurons = [layer for layer in network.layers if hasattr(layer, "kernel")]
-    assert len(activations) == len(neurons) - 1 and neurons[-1].name == "scores"
-    for layer in activations:
-        assert layer.activation is keras.activations.relu
+    assert neurons[-1].name == "scores"
+    assert len(activations) == len(neurons) - 1 or name in GRAPHS
+    function = keras.activations.relu6 if name == "mobilenetv2_slim" else keras.activations.relu
+    assert {layer.activation for layer in activations} == {function}
 
 
 def kinds(name, shape=(28, 28, 1), **options):
@@ -346,6 +350,61 @@ def test_layers_are_what_the_names_say():
         assert kinds(name).count("MaxPooling2D") == 2
     assert {"BatchNormalization", "AveragePooling2D", "Dropout"} <= set(kinds("batchnorm_etal"))
     assert kinds("resnet_ish").count("Conv2D") == 19
+
+
+def multiplications(network):
+    kernels = [layer for layer in network.layers if hasattr(layer, "kernel")]
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in kernels)
+
+
+def sources(network, layer):
+    """Names of the layers that it listens to, in order."""
+    (node,) = network.get_layer(layer)._inbound_nodes
+    return [tensor._keras_history.operation.name for tensor in node.input_tensors]
+
+
+def test_resnet20_is_that_of_the_paper():
+    network = ARCHITECTURES["resnet20"]((32, 32, 3), 10)
+    # 3 x 3: one of 3 to 16 maps, 6 of 16, one of 16 to 32, 5 of 32, one of 32 to 64, 5 of 64; 1 x 1: two shortcuts
+    kernels = 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 16 * 32 + 32 * 64
+    norms = 4 * (16 * 7 + 32 * 7 + 64 * 7)
+    assert network.count_params() == kernels + norms + 64 * 10 + 10
+    assert multiplications(network) == pytest.approx(40.8e6, rel=1e-2)
+    assert sources(network, "add_1") == ["conv_3_norm", "conv_1_act"]  # identity
+    assert sources(network, "add_4") == ["conv_9_norm", "conv_10_norm"]  # the shape changes
+    assert sources(network, "join_4_act") == ["add_4"]
+
+
+def test_mobilenetv2_slim_has_linear_bottlenecks_and_inverted_residuals():
+    network = ARCHITECTURES["mobilenetv2_slim"]((32, 32, 3), 10)
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds.count("DepthwiseConv2D") == 10 and kinds.count("Add") == 6
+    added = {source for number in range(1, 7) for source in sources(network, f"add_{number}")}
+    # What is added comes from a normalisation, or from another sum: no activation in between.
+    assert len(added) == 12 and all(source.endswith("_norm") or source.startswith("add_") for source in added)
+    shapes = [layer.output.shape[1:] for layer in network.layers if type(layer).__name__ == "Add"]
+    assert shapes == [(16, 16, 24)] * 2 + [(8, 8, 48)] * 2 + [(8, 8, 64)] * 2
+    assert 10e6 < multiplications(network) < 20e6
+
+
+def test_densenet_slim_concatenates_all_that_came_before():
+    network = ARCHITECTURES["densenet_slim"]((32, 32, 3), 10)
+    channels = [layer.output.shape[-1] for layer in network.layers if type(layer).__name__ == "Concatenate"]
+    # 16, three times 6 more; half of 34, three times 12 more; half of 53, three times 24 more
+    assert channels == [22, 28, 34, 29, 41, 53, 50, 74, 98]
+    assert sources(network, "concatenate_2") == ["concatenate_1", "conv_5"]
+    assert sources(network, "conv_4_norm") == ["concatenate_1"]  # in front of its convolution
+    assert sources(network, "conv_4") == ["conv_4_act"]
+    assert 10e6 < multiplications(network) < 20e6
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_take_other_images_and_activations(name):
+    clamped = functools.partial(keras.layers.ReLU, threshold=0.5)
+    network = ARCHITECTURES[name]((20, 33, 1), 4, clamped)
+    assert network.output_shape == (None, 4)
+    hidden = [layer for layer in network.layers if layer.name.endswith("_act")]
+    assert len(hidden) > 10 and all(layer.threshold == 0.5 for layer in hidden)
 
 
 def test_batch_normalisation_before_and_after_the_activation():
@@ -520,7 +579,7 @@ def test_changed_training_data_architecture_or_method_trains_again(settings, mon
         with monkeypatch.context() as patch:
             patch.setattr(module, "__version__", "0.0")
             assert train(settings)[1] == 2
-    wider = ("", lambda net: net.flatten().dense(129).dense(64).scores())
+    wider = ann_training._Layout("", lambda net: net.flatten().dense(129).dense(64).scores())
     with monkeypatch.context() as patch:  # the same name, another network
         patch.setitem(ann_training._LAYOUTS, "base", wider)
         patch.setitem(ARCHITECTURES, "base", ann_training._architecture("base"))
