@@ -8,4 +8,6 @@ from spiking.network.layers import SpikingRNN
 from spiking.network.model import SpikingModel
 from spiking.registry import ENCODINGS, get_encoding
 
+__version__ = "0.2.0.dev0"
+
 __all__ = ["ENCODINGS", "Encoding", "SpikingRNN", "SpikingModel", "get_encoding"]
