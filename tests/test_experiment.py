@@ -226,7 +226,7 @@ def test_the_normalisation_reaches_the_conversion(tmp_path):
     snn = experiment.convert()
     ann = experiment.result().ann.model
     maps = keras.Model(ann.inputs, ann.get_layer("maps").output).predict(experiment.data.x_train, verbose=0)
-    np.testing.assert_allclose(snn.scales[0], maps.max(axis=(0, 1, 2)), rtol=1e-5)  # all 60 images calibrate
+    np.testing.assert_allclose(snn.scales["maps"], maps.max(axis=(0, 1, 2)), rtol=1e-5)  # all 60 images calibrate
     settings = experiment.hyperparameters(experiment.encoding)
     assert (settings["normalisation"], settings["per_channel"]) == ("max", True)
 

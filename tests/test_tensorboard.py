@@ -147,8 +147,8 @@ def spikes(run, encoding):
     simulation = experiment.results[encoding].snn.simulate(
         experiment.data.x_test[:25], (SPIKE_COUNTS, FIRST_SPIKE_TIMES)
     )
-    pairs = zip(simulation.spike_counts, simulation.first_spike_times, strict=True)
-    return dict(zip(HIDDEN, ((counts.numpy(), times.numpy()) for counts, times in pairs), strict=True))
+    times = simulation.first_spike_times
+    return {name: (counts.numpy(), times[name].numpy()) for name, counts in simulation.spike_counts.items()}
 
 
 def test_a_run_per_encoding_and_the_training(server):

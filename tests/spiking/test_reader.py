@@ -141,7 +141,8 @@ def test_names_that_are_also_ours(name):
     snn = convert_ann_to_snn(ann, images((4,)), "ttfs_exact", 256, normalisation="max")
     assert list(snn.scales) == [name]
     np.testing.assert_allclose(snn.predict(images((4,)), verbose=0), ann(images((4,))), atol=0.05)
-    np.testing.assert_array_equal(keras.Model(snn.inputs, snn.outputs)([images((4,))]), snn(images((4,))))
+    stock = keras.Model(snn.inputs, snn.outputs)([images((4,))])
+    np.testing.assert_allclose(stock, snn(images((4,))), atol=1e-5)  # the weights are not dyadic
 
 
 # --- activations under other names ---
