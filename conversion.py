@@ -16,7 +16,7 @@ import numpy as np
 
 import spiking
 from spiking.analysis.accuracy import ann_accuracy, predict_batch, snn_accuracy, snn_accuracy_per_timestep
-from spiking.analysis.batches import BATCH_SIZE, holds_labels, image_batches, labelled_batches
+from spiking.analysis.batches import BATCH_SIZE, image_batches, labelled_batches
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.diagnosis import diagnose as diagnose_layers
 from spiking.analysis.latency import EarlyExit, early_exit
@@ -237,19 +237,12 @@ def snn_activation_analysis(
     Args:
         snn: the spiking network.
         images: in any form that `spiking/analysis/batches.py` tells.
-        labels: as `labelled_batches` takes them; None for none, or if `images` brings them, as tuples or dicts. What a
-            generator or a callable brings is not read for labels.
+        labels: as `labelled_batches` takes them; None for none, or if `images` brings them.
         batch_size: of arrays.
         ann: the ANN it came from, for its effective MACs; None to leave them out.
     """
-    return analyse(snn, _maybe_labelled(snn, images, labels, batch_size), None if ann is None else read(ann))
-
-
-def _maybe_labelled(snn, images, labels, batch_size) -> Iterator[tuple]:
-    """Checked batches of (images, labels), or (images, None) where there are no labels."""
-    if labels is not None or holds_labels(images):
-        return labelled_batches(snn, images, labels, batch_size)
-    return ((batch, None) for batch in image_batches(images, snn, "images", batch_size))
+    batches = labelled_batches(snn, images, labels, batch_size, required=False)
+    return analyse(snn, batches, None if ann is None else read(ann))
 
 
 def diagnose(ann, snn: SpikingModel, images, labels=None, batch_size: int = BATCH_SIZE) -> Diagnosis:
@@ -263,7 +256,8 @@ def diagnose(ann, snn: SpikingModel, images, labels=None, batch_size: int = BATC
             of the accuracy, without them that of the agreement with the ANN.
         batch_size: of arrays.
     """
-    return diagnose_layers(read(ann), snn, _maybe_labelled(snn, images, labels, batch_size))
+    batches = labelled_batches(snn, images, labels, batch_size, required=False)
+    return diagnose_layers(read(ann), snn, batches)
 
 
 def snn_early_exit(

@@ -151,7 +151,7 @@ def predict_batch(model, images):
 
 
 def _accuracy(model, images, labels, batch_size: int, verbose: int) -> float | dict[str, float]:
-    scores, total = None, None if labels is None else len(labels) if hasattr(labels, "__len__") else None
+    scores, total = None, len(images) if hasattr(images, "shape") else None
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="image", stateful_metrics=["accuracy"])
     invalid = 0
     for x, y in labelled_batches(model, images, labels, batch_size):

@@ -95,7 +95,9 @@ def image_batches(data, network, what: str = "images", batch_size: int = BATCH_S
     return watched((images for images, _ in batches), expected_range(network), what)
 
 
-def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -> Iterator[tuple]:
+def labelled_batches(
+    model, images, labels=None, batch_size: int = BATCH_SIZE, required: bool = True
+) -> Iterator[tuple]:
     """Checked batches of (images, labels); of several outputs the labels are a dict by their names.
 
     Args:
@@ -103,18 +105,23 @@ def labelled_batches(model, images, labels=None, batch_size: int = BATCH_SIZE) -
         images: in any form of this module.
         labels: an array `(images, …)`, for several outputs a list or dict, also of some of them; None if `images`
             brings them. Which labels fit an output is told in `tasks.py`.
+        batch_size: of arrays; other forms bring their own batches.
+        required: False for None in place of labels that are nowhere.
 
     Raises:
         ValueError: shapes, counts or labels do not fit the network.
     """
     check_whole("batch_size", batch_size, 1)
-    pairs = _labelled(model, images, labels, batch_size)
+    pairs = _labelled(model, images, labels, batch_size, required)
     return watched(pairs, expected_range(model), "images", lambda pair: pair[0])
 
 
-def _labelled(model, images, labels, batch_size: int) -> Iterator[tuple]:
+def _labelled(model, images, labels, batch_size: int, required: bool) -> Iterator[tuple]:
     task = None if structure(model, "output") is None else task_of(model)
     for x, y in _checked(images, labels, Inputs.of(model), "images", batch_size):
+        if y is None and not required:
+            yield x, None
+            continue
         if y is None:
             raise ValueError("There must be one label per image. Received: images without labels. Give labels=….")
         task = task or task_of(model, model(x, training=False))
@@ -122,17 +129,6 @@ def _labelled(model, images, labels, batch_size: int) -> Iterator[tuple]:
         for values in checked.values():
             _check_count(length(x), len(values))
         yield x, (checked if len(task.outputs) > 1 else next(iter(checked.values())))
-
-
-def holds_labels(data) -> bool:
-    """Whether data bring labels, as far as it can be told without reading a batch."""
-    if isinstance(data, tf.data.Dataset):
-        data = data.element_spec
-    if isinstance(data, keras.utils.PyDataset):
-        data = data[0]
-    if isinstance(data, tuple):
-        return len(data) > 1
-    return isinstance(data, Mapping) and any(key in data for key in LABELS)
 
 
 def _some(labels, task: Task) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spiking.analysis.tasks import task_of
 from spiking.network.model import SpikingModel
 from spiking.network.records import READOUTS
 
@@ -101,13 +102,19 @@ def early_exit(
         ValueError: a margin is not positive, there is one class only, or there is no image.
     """
     values = check_margins(margins)
-    if snn.output_shape[-1] < 2:
+    outputs = list(task_of(snn).outputs.values())
+    if len(outputs) > 1 or not outputs[0].flat or outputs[0].units < 2:
         raise ValueError(
-            "An early exit compares the two best classes. Received: a network with an output of shape "
-            f"{snn.output_shape}. Take one with two or more classes."
+            "An early exit compares the two best classes. Received: a network with "
+            f"{', '.join(map(str, outputs))}. Take one with one flat output of two or more classes."
         )
     right, steps, stopped, samples = np.zeros(len(values)), np.zeros(len(values)), np.zeros(len(values)), 0
     for images, labels in batches:
+        if labels.ndim > 1 or labels.dtype.kind == "f":
+            raise ValueError(
+                f"An early exit is right or wrong about a class. Received: labels of shape {labels.shape} and dtype "
+                f"{labels.dtype}. Give class numbers, one per image."
+            )
         readouts = snn.simulate(images, (READOUTS,)).readouts.numpy()
         exits = exit_steps(readouts, values)
         classes = readouts.argmax(-1)

@@ -69,7 +69,7 @@ class Output:
     def values(self, values, moments: bool = False) -> np.ndarray:
         """What it gave, as float32 or float64, `(batch, *shape)`, or `(moments, batch, *shape)`."""
         values = np.asarray(values)
-        values = values if values.dtype == np.float64 else values.astype(np.float32)
+        values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
         return values[..., None] if values.ndim == 1 + moments else values
 
     def labels(self, labels) -> np.ndarray:
@@ -99,6 +99,8 @@ class Output:
         yes_or_no = self.units == 1 or self.group == SIGMOID
         if not fits(labels.shape, full) or (whole and not yes_or_no):
             raise self._refusal(labels)
+        if not np.all(np.isfinite(labels)):
+            raise ValueError(f"Labels must be finite. Received: NaN or infinity for {self}. Leave these samples out.")
         binary = bool(np.all((labels == 0) | (labels == 1)))
         if whole or (self.group == SIGMOID and binary):
             if not binary:
@@ -143,6 +145,8 @@ class Task:
 
     def named(self, values) -> dict[str, Any]:
         """Values in the structure of the network's output, by the outputs' names."""
+        if isinstance(values, Mapping) and len(values) == len(self.outputs) == 1:
+            values = next(iter(values.values()))  # whatever the name: ANN and SNN may call it differently
         return by_name(values, self.outputs, "outputs")
 
 

@@ -1,5 +1,6 @@
 """How a spiking network differs from its ANN: output by output as the task wants it, and layer by layer."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from spiking.analysis.tasks import LINEAR, SIGMOID, Output, Task, task_of
 from spiking.folding.graph import FoldedGraph
 from spiking.network.model import SpikingModel
 from spiking.network.records import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,15 @@ class Comparison:
             comparison.update(expected[name], actual[name])
 
     def result(self) -> dict[str, OutputDifference]:
-        """Output -> its difference."""
-        return {name: comparison.result() for name, comparison in self.outputs.items()}
+        """Output -> its difference; warns of what the ANN cannot say."""
+        found = {name: comparison.result() for name, comparison in self.outputs.items()}
+        for name, output in found.items():
+            if output.ann_invalid:
+                logger.warning(
+                    "The ANN gives NaN or infinity in output '%s' for %d images, which are not compared.",
+                    name, output.ann_invalid,
+                )  # fmt: skip
+        return found
 
 
 def least_same_class(outputs: dict[str, OutputDifference]) -> float | None:

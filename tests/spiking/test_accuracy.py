@@ -113,6 +113,7 @@ def test_each_sigmoid_unit_by_itself():
         (3, "sigmoid", [[0, 1, 2], [0, 0, 0]], "or 0 and 1 for each unit"),
         (3, "softmax", np.full((2, 3), 0.25), "class numbers from 0 to 2.*float64"),
         (3, None, np.zeros((2, 2)), "class numbers from 0 to 2"),
+        (1, None, [0.5, nan], "Labels must be finite"),
     ],
 )
 def test_labels_that_do_not_fit_the_output(units, activation, labels, message):

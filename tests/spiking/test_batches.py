@@ -10,7 +10,7 @@ from keras import layers as kl
 
 import conversion
 from spiking.analysis import batches as module
-from spiking.analysis.batches import holds_labels, image_batches, labelled_batches
+from spiking.analysis.batches import image_batches, labelled_batches
 from spiking.analysis.ranges import expected_range
 
 SHAPE = (2, 3, 1)
@@ -267,11 +267,11 @@ def test_labels_refused(model, images, labels, message):
         list(labelled_batches(model, images, labels))
 
 
-def test_whether_data_hold_labels():
-    for name, data in LABELLED.items():
-        assert holds_labels(data) == (name != "callable"), name
-    for name, data in ALONE.items():
-        assert not holds_labels(data), name
+def test_labels_that_are_nowhere_may_be_none(model):
+    for data in (IMAGES, dataset(IMAGES), lambda: iter([(IMAGES, None)])):
+        assert {y for _, y in labelled_batches(model, data, required=False)} == {None}
+    for data in LABELLED.values():
+        assert all(y is not None for _, y in labelled_batches(model, data, required=False))
 
 
 # --- the scale of the images ---

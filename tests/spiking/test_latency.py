@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+import conversion
 from conversion import snn_early_exit
 from spiking import rate
 from spiking.analysis.latency import EarlyExit, early_exit, exit_steps, latency
@@ -100,3 +101,15 @@ def test_margins_are_positive(snn, margins):
 def test_no_image_is_an_error(snn):
     with pytest.raises(ValueError, match="at least one image"):
         early_exit(snn, [], 0.5)
+
+
+def test_an_early_exit_is_for_classes(snn):
+    one = conversion.convert_ann_to_snn(keras.Sequential([keras.Input((2,)), kl.Dense(1)]), IMAGES, timesteps=2)
+    with pytest.raises(ValueError, match=r"two best classes.*output 'dense\w*' of shape \(1,\)"):
+        snn_early_exit(one, IMAGES, LABELS)
+    ann = keras.Sequential([keras.Input((3, 2)), kl.Dense(2)])
+    maps = conversion.convert_ann_to_snn(ann, IMAGES[None], timesteps=2)
+    with pytest.raises(ValueError, match=r"two best classes.*of shape \(3, 2\)"):
+        snn_early_exit(maps, IMAGES[None], LABELS[None])
+    with pytest.raises(ValueError, match="right or wrong about a class.*float64"):
+        snn_early_exit(snn, IMAGES, IMAGES)

@@ -1,5 +1,9 @@
 """What `verify` says on any task, by hand."""
 
+import re
+import tracemalloc
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -7,9 +11,10 @@ import tensorflow as tf
 from keras import layers as kl
 
 import conversion
+import spiking.analysis.verification as verification
 from conversion import convert_ann_to_snn, diagnose, verify
-from spiking.analysis.tasks import Output
-from spiking.analysis.verification import OutputComparison, Verification
+from spiking.analysis.tasks import Output, task_of
+from spiking.analysis.verification import Comparison, OutputComparison, Verification
 
 nan, inf = np.nan, np.inf
 CODES = ["rate", "ttfs", "ttfs_dyn_thresh", "ttfs_clamped", "ttfs_exact"]
@@ -90,7 +95,62 @@ def test_several_outputs_are_told_each_and_the_worst_of_them():
     assert "hidden" in lines[-1] and "12.50%" in lines[-1]
 
 
+def test_outputs_in_a_dict():
+    image = keras.Input((2,))
+    classes = kl.Dense(2, use_bias=False, kernel_initializer="identity", activation="softmax", name="digit")(image)
+    size = kl.Dense(1, use_bias=False, kernel_initializer="ones", name="size")(image)
+    ann = keras.Model(image, {"size": size, "digit": classes})
+    comparison = Comparison(task_of(ann))
+    comparison.update(ann(np.array([[1, 0], [0, 1]])), ann(np.array([[1, 0], [2, 1]])))  # sizes 1 and 1, 1 and 3
+    found = comparison.result()
+    assert list(found) == ["size", "digit"]
+    assert found["digit"].same_class == 0.5
+    assert found["size"].same_class is None and found["size"].relative_error == pytest.approx(1)
+
+
 # --- whole networks ---
+
+
+def test_a_network_that_gives_a_dict_of_one():
+    image = keras.Input((4,))
+    ann = keras.Model(image, {"size": kl.Dense(3, name="head")(kl.Dense(8, activation="relu")(image))})
+    images = np.random.default_rng(0).random((12, 4)).astype(np.float32)
+    snn = convert_ann_to_snn(ann, images, "ttfs_exact", 256)
+    expected = ann(images)["size"].numpy().argmax(-1)
+    report = verify(ann, snn, images)
+    assert report.images == 12 and report.same_class > 0.9 and report.folding_error < 1e-5
+    assert conversion.ann_accuracy(ann, images, expected) == 1
+    assert conversion.snn_accuracy(snn, images, expected) == report.same_class
+
+
+def two_eyed(structure):
+    left, right = keras.Input((4,), name="left"), keras.Input((2, 2, 1), name="right")
+    seen = [kl.Dense(6, activation="relu")(left), kl.Dense(5, activation="relu")(kl.Flatten()(right))]
+    joined = kl.Concatenate()(seen)
+    size = kl.Dense(1, name="size")(joined)
+    return keras.Model([left, right], structure(size, kl.Dense(3, activation="softmax", name="digit")(joined)))
+
+
+@pytest.mark.parametrize("structure", [lambda a, b: {"size": a, "digit": b}, lambda a, b: [a, b]], ids=["dict", "list"])
+def test_a_network_of_several_inputs_and_outputs(structure):
+    rng, ann = np.random.default_rng(0), two_eyed(structure)
+    left, right = rng.random((20, 4)).astype(np.float32), rng.integers(0, 2, (20, 2, 2)).astype(np.uint8)
+    for images in ([left, right], {"right": right[..., None], "left": left}):
+        snn = convert_ann_to_snn(ann, images, "ttfs_exact", 64)
+        given = ann([left, right[..., None].astype(np.float32)])
+        size, digit = given.values() if isinstance(given, dict) else given
+        digits, sizes = np.asarray(digit).argmax(-1), np.asarray(size, np.float64)
+        report = verify(ann, snn, images, batch_size=7)
+        assert list(report.outputs) == ["size", "digit"] and report.folding_error < 1e-5
+        assert report.same_class == report.outputs["digit"].same_class > 0.9 and report.r_squared > 0.9
+        labels = {"size": sizes, "digit": digits}
+        assert conversion.ann_accuracy(ann, images, labels) == {"size": pytest.approx(1), "digit": 1}
+        found = conversion.snn_accuracy(snn, images, labels)
+        assert found == {"size": pytest.approx(report.outputs["size"].r_squared), "digit": report.same_class}
+        course = conversion.snn_accuracy_per_timestep(snn, images, labels)
+        assert {name: values[-1] for name, values in course.items()} == pytest.approx(found)
+        assert diagnose(ann, snn, images).same_class == report.same_class
+        assert conversion.snn_activation_analysis(snn, images, labels).accuracy is None
 
 
 def test_a_regression_network():
@@ -122,7 +182,7 @@ def test_an_image_output_has_no_share_above_all():
     assert diagnose(classes, snn, images).same_class == pytest.approx(share) == verify(classes, snn, images).same_class
 
 
-def test_an_ann_that_gives_nan():
+def test_an_ann_that_gives_nan(caplog):
     ann = keras.Sequential([keras.Input((2,)), kl.Dense(3, activation="relu"), kl.Dense(2, activation="softmax")])
     images = np.random.default_rng(0).random((4, 2)).astype(np.float32)
     snn = convert_ann_to_snn(ann, images, "ttfs_exact", 16)
@@ -130,11 +190,24 @@ def test_an_ann_that_gives_nan():
     ann.layers[0].set_weights([np.full((2, 3), 1e38), np.zeros(3)])
     folded = conversion.read(ann)
     assert np.isnan(np.asarray(ann(images))).all()
-    from spiking.analysis.verification import verify as compare
-
-    report = compare(folded, snn, iter([images]))
+    report = verification.verify(folded, snn, iter([images]))
     assert np.isnan(report.same_class) and report.outputs[ann.layers[-1].name].ann_invalid == 4
     assert "gives NaN or infinity for 4 images" in str(report)
+    assert "for 4 images, which are not compared" in caplog.text
+
+
+def test_memory_does_not_grow_with_the_images():
+    ann = keras.Sequential([keras.Input((4,)), kl.Dense(4, activation="relu"), kl.Dense(20_000)])
+    batch = np.random.default_rng(0).random((50, 4)).astype(np.float32)  # outputs of a batch: 4 MB, four times
+    snn = convert_ann_to_snn(ann, batch, "ttfs_exact", 8)
+    peaks = []
+    for batches in (2, 2, 20):
+        tracemalloc.start()
+        report = verify(ann, snn, lambda n=batches: iter([batch] * n))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert report.images == 50 * batches
+    assert peaks[2] < peaks[1] + 4e6
 
 
 @pytest.mark.parametrize("encoding", CODES)
@@ -197,11 +270,20 @@ def test_entry_points_take_what_the_ann_takes(net, name, dtype):
     assert name == "analysis" or str(ENTRIES[name](ann, snn, data, None)) == str(expected)
 
 
-def test_an_analysis_reads_labels_out_of_any_form_that_shows_them(net):
+def test_an_analysis_reads_labels_out_of_any_form(net):
     ann, snn, images, labels = net
-    for data in ((images, labels), {"image": images, "label": labels},
-                 tf.data.Dataset.from_tensor_slices((images, labels, labels)).batch(4)):  # fmt: skip
+    weighted = tf.data.Dataset.from_tensor_slices((images, labels, np.ones(10))).batch(4)
+    for data in ((images, labels), {"image": images, "label": labels}, weighted, lambda: iter([(images, labels)])):
         assert conversion.snn_activation_analysis(snn, data).accuracy == pytest.approx(
             conversion.snn_accuracy(snn, images, labels)
         )
-    assert conversion.snn_activation_analysis(snn, lambda: iter([(images, labels)])).accuracy is None
+    assert conversion.snn_activation_analysis(snn, lambda: iter([images])).accuracy is None
+
+
+def test_the_page_on_measuring_runs():
+    page = (Path(__file__).parents[2] / "docs" / "MEASURING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    namespace = {}
+    exec(compile(block, "MEASURING.md", "exec"), namespace)
+    assert namespace["report"].same_class is None or 0 <= namespace["report"].same_class <= 1
+    assert 0.9 < namespace["report"].r_squared <= 1
