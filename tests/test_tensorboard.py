@@ -19,7 +19,7 @@ import tensorflow as tf
 import spiking
 from conversion import ann_and_snn_activations_per_layer, conversion_report
 from experiment import Experiment
-from spiking.network.clock import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.network.records import FIRST_SPIKE_TIMES, SPIKE_COUNTS
 
 RUN = "tiny run"
 ENCODINGS = [*spiking.ENCODINGS][:1] + [*spiking.ENCODINGS][-1:]  # one with many spikes, one with one at most
