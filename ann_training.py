@@ -23,8 +23,6 @@ import logging
 import math
 import numbers
 import os
-import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +32,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spiking.checks import check_folder, check_whole, require
 from spiking.runs.files import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -46,6 +45,11 @@ DATASETS = ("mnist_sample", *KERAS_DATASETS)
 
 _EMBEDDED = Path(__file__).parent / "spiking" / "data"
 _ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+_LARGEST_LABEL = 99_999  # A network has an output for each number up to the largest: 10⁷ of them take gigabytes.
+_NUMBER_CLASSES = (
+    "Number the classes from 0, in training and test labels alike: "
+    "names = sorted(set(y_train)); numpy.searchsorted(names, labels)."
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +60,7 @@ class Dataset:
         name: what the data set is called in reports and file names.
         x_train, x_test: images, float32 in [0, 1], shape `(n, height, width, channels)`.
         y_train, y_test: the number of the class of each image, int32, shape `(n,)`.
+        source: where they were read: the path of a file, "keras.datasets", or "arrays".
     """
 
     name: str
@@ -63,6 +68,7 @@ class Dataset:
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    source: str = "arrays"
 
     @property
     def train(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +95,7 @@ class Dataset:
         order = np.random.default_rng(0).permutation(len(self.x_train))  # files are often sorted by class
         parts = np.split(order, [len(order) - max(1, round(share * len(order)))])
         (x_train, y_train), (x_test, y_test) = ((self.x_train[part], self.y_train[part]) for part in parts)
-        return Dataset(self.name, x_train, y_train, x_test, y_test)
+        return dataclasses.replace(self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -111,16 +117,16 @@ def load_dataset(
     Args:
         source: one of
             - `"mnist_sample"`: 6000 + 1000 images of MNIST, part of this package;
-            - `"mnist"`, `"fashion_mnist"`, `"cifar10"`, `"cifar100"`: `<name>.npz` is looked for in `data_dir`,
-              then in the folder named by the environment variable `SPIKING_DATA_DIR`, then in
-              `~/.cache/spiking-datasets`; otherwise Keras takes it from its cache or downloads it;
+            - `"mnist"`, `"fashion_mnist"`, `"cifar10"`, `"cifar100"`: `<name>.npz` is looked for in the folder named by
+              the environment variable `SPIKING_DATA_DIR`, then in `~/.cache/spiking-datasets`; otherwise Keras takes
+              it from its cache or downloads it;
             - a path to an `.npz` file with the arrays x_train, y_train, x_test, y_test;
             - the arrays themselves, `((x_train, y_train), (x_test, y_test))`;
             - a `Dataset`.
 
             Images have the shape `(n, height, width)` or `(n, height, width, channels)` and are uint8 (then divided
             by 255) or floats in [0, 1]; labels are integers of shape `(n,)` or `(n, 1)`.
-        data_dir: folder searched first for `<name>.npz`.
+        data_dir: the folder of `<name>.npz`, in place of all these; no other copy is taken if it has none.
         image_size_rescale: the new `[height, width]`, or a factor on both (bilinear); 0.5 halves them. At least one
             pixel remains. None keeps the size.
         image_depth_increase: how many times the channels are repeated; True is 3, which makes grayscale images RGB.
@@ -128,37 +134,38 @@ def load_dataset(
         max_images: keep only the first so many training images and as many test images; `None` keeps all.
 
     Returns:
-        The `Dataset`.
+        The `Dataset`. Its `source` tells which file was read, and so does a message of the log.
 
     Raises:
         ValueError: if an argument, the file or the arrays break one of the rules above.
-        FileNotFoundError: if the data set is not on this machine and cannot be downloaded.
+        FileNotFoundError: if `data_dir` has no such file, or the data set is not here and cannot be downloaded.
     """
     _check_size(image_size_rescale)
     depth = channel_repeats(image_depth_increase)
     if max_images is not None:
-        _require_integer("max_images", max_images, "Use None to keep all images.")
+        check_whole("max_images", max_images, 1, remedy="Use None to keep all images.")
 
-    name, (train, test) = _read(source, data_dir)
+    name, read_from, (train, test) = _read(source, data_dir)
     x_train, y_train = _standardise("train", *train, max_images)
     x_test, y_test = _standardise("test", *test, max_images)
     _require_same_shape(x_train.shape[1:], x_test.shape[1:])
-    _require(image_depth_increase is not True or x_train.shape[-1] == 1,
-             "`image_depth_increase=True` makes gray images RGB.", f"images of shape {x_train.shape[1:]}",
-             "Use None to keep the channels, or a number to repeat them so often.")
+    require(image_depth_increase is not True or x_train.shape[-1] == 1,
+            "`image_depth_increase=True` makes gray images RGB", f"images of shape {x_train.shape[1:]}",
+            "Use None to keep the channels, or a number to repeat them so often.")
     x_train, x_test = (_resize(images, image_size_rescale, depth) for images in (x_train, x_test))
-    return Dataset(name, x_train, y_train, x_test, y_test)
+    return Dataset(name, x_train, y_train, x_test, y_test, read_from)
 
 
-def _read(source, data_dir) -> tuple[str, tuple]:
-    """Finds the source. Returns its name and its arrays, `((x_train, y_train), (x_test, y_test))`, unchecked."""
+def _read(source, data_dir) -> tuple[str, str, tuple]:
+    """Finds the source. Returns name, origin and, unchecked, the arrays, `((x_train, y_train), (x_test, y_test))`."""
     if isinstance(source, str) and source in DATASETS:
-        return source, _read_named(source, data_dir)
+        path = _find(source, data_dir)
+        return (source, str(path), _read_npz(path)) if path else (source, "keras.datasets", _ask_keras(source))
     if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(".npz")):
         path = Path(os.path.expanduser(source))
-        return path.stem, _read_npz(path)
+        return path.stem, str(path), _read_npz(path)
     if isinstance(source, Dataset):
-        return source.name, (source.train, source.test)
+        return source.name, source.source, (source.train, source.test)
     try:
         (x_train, y_train), (x_test, y_test) = source
     except (TypeError, ValueError):
@@ -167,26 +174,42 @@ def _read(source, data_dir) -> tuple[str, tuple]:
             f"Unknown data set. Received: {received}. Pass one of {', '.join(DATASETS)}, the path of an .npz file "
             "with x_train, y_train, x_test, y_test, or arrays ((x_train, y_train), (x_test, y_test))."
         ) from None
-    return "arrays", ((x_train, y_train), (x_test, y_test))
+    return "arrays", "arrays", ((x_train, y_train), (x_test, y_test))
 
 
-def _read_named(name: str, data_dir) -> tuple:
+def _find(name: str, data_dir) -> Path | None:
+    """The file of a data set; None if no folder has it, and Keras is to be asked."""
     if name == "mnist_sample":
-        return _read_npz(_EMBEDDED / "mnist_sample.npz")
-    for folder in filter(None, (data_dir, os.environ.get("SPIKING_DATA_DIR"), "~/.cache/spiking-datasets")):
+        return _EMBEDDED / "mnist_sample.npz"
+    named = os.environ.get("SPIKING_DATA_DIR")
+    usual = filter(None, (named, "~/.cache/spiking-datasets"))
+    for folder in usual if data_dir is None else (data_dir,):
         path = Path(os.path.expanduser(folder)) / f"{name}.npz"  # Path.expanduser raises where there is no home
         if path.is_file():
-            return _read_npz(path)
+            return path
+        if folder == named:
+            _log.warning("SPIKING_DATA_DIR=%r has no %s: it is looked for elsewhere", named, path.name)
+    if data_dir is None:
+        return None
+    raise FileNotFoundError(
+        f"The folder given by `data_dir` must hold {name}.npz; no other copy is taken in its place. "
+        f"Received: data_dir={data_dir!r}. Correct it, or leave it out to have the usual folders searched."
+    )
+
+
+def _ask_keras(name: str) -> tuple:
     try:
-        return getattr(keras.datasets, name).load_data()
+        arrays = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception when a download fails.
         raise FileNotFoundError(
             f"The data set {name!r} is not on this machine and Keras could not download it ({error}). "
-            f"Received: data_dir={data_dir!r}. Put {name}.npz (arrays x_train, y_train, x_test, y_test) into the "
-            "folder given by `data_dir`, into the one named by the environment variable SPIKING_DATA_DIR, or into "
+            f"Received: {name!r}. Put {name}.npz (arrays x_train, y_train, x_test, y_test) into a folder and give it "
+            "as `data_dir`, or into the one named by the environment variable SPIKING_DATA_DIR, or into "
             "~/.cache/spiking-datasets; or connect to the network once, and Keras keeps it in its own cache; "
             "or use 'mnist_sample', which is part of the package."
         ) from error
+    _log.info("data set %s read by keras.datasets", name)
+    return arrays
 
 
 def _read_npz(path: Path) -> tuple:
@@ -197,15 +220,17 @@ def _read_npz(path: Path) -> tuple:
         # A file with a single array (.npy) fails here too: an array cannot be entered.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name in _ARRAY_NAMES}
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # A damaged file shows itself in many ways.
         raise ValueError(
             "The file is no .npz archive of plain arrays: it is damaged, or holds pickled objects, which are not "
             f"loaded since they can run any code ({error}). Received: {str(path)!r}. "
             "Write it with numpy.savez(path, x_train=…, …), each array of numbers and of one shape."
         ) from error
     missing = [name for name in _ARRAY_NAMES if name not in arrays]
-    _require(not missing, f"An .npz data set needs the arrays {', '.join(_ARRAY_NAMES)}.",
-             f"{str(path)!r} without {', '.join(missing)}", "Rename or add arrays.")
+    require(not missing, f"An .npz data set needs the arrays {', '.join(_ARRAY_NAMES)}",
+            f"{str(path)!r} without {', '.join(missing)}", "Rename or add arrays.")
     _log.info("data set read from %s", path)
     return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
 
@@ -217,17 +242,17 @@ def _standardise(part: str, images, labels, max_images: int | None) -> tuple[np.
         images = images[..., np.newaxis]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    _require(images.dtype == np.uint8 or images.dtype.kind == "f",
-             "Images must be uint8 (0 to 255) or floats in [0, 1].", f"x_{part}.dtype={images.dtype}",
-             "Cast them with .astype('uint8'), or scale them to floats.")
+    require(images.dtype == np.uint8 or images.dtype.kind == "f",
+            "Images must be uint8 (0 to 255) or floats in [0, 1]", f"x_{part}.dtype={images.dtype}",
+            "Divide them by the largest value of their format, which gives floats: 255 for 8 bits, 65535 for 16.")
     _require_shapes(part, images, labels)
     images, labels = images[:max_images], labels[:max_images]
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / np.float32(255)
     _require_values(part, images, labels)
     low, high = images.min(), images.max()
-    _require(low >= 0 and high <= 1, "Floating point images must lie in [0, 1].",
-             f"x_{part} from {low:g} to {high:g}", "Shift and scale them, or pass uint8 images.")
+    require(low >= 0 and high <= 1, "Floating point images must lie in [0, 1]",
+            f"x_{part} from {low:g} to {high:g}", "Shift and scale them, or pass uint8 images.")
     return images.astype(np.float32, copy=False), labels.astype(np.int32, copy=False)
 
 
@@ -236,8 +261,7 @@ def channel_repeats(image_depth_increase: int | bool | None) -> int:
     if image_depth_increase is None or isinstance(image_depth_increase, bool):
         return 3 if image_depth_increase else 1
     remedy = "Use None to keep the channels, True to make gray images RGB."
-    _require_integer("image_depth_increase", image_depth_increase, remedy)
-    return int(image_depth_increase)
+    return check_whole("image_depth_increase", image_depth_increase, 1, remedy=remedy)
 
 
 def _check_size(rescale) -> None:
@@ -248,8 +272,8 @@ def _check_size(rescale) -> None:
     else:
         factor = isinstance(rescale, numbers.Real) and not isinstance(rescale, bool)
         fits = rescale is None or (factor and 0 < rescale < math.inf)
-    _require(fits, "`image_size_rescale` must be [height, width] in pixels, a positive factor, or None.",
-             f"image_size_rescale={rescale!r}", "Use None to keep the size.")
+    require(fits, "`image_size_rescale` must be [height, width] in pixels, a positive factor, or None",
+            f"image_size_rescale={rescale!r}", "Use None to keep the size.")
 
 
 def _resize(images: np.ndarray, rescale: float | Sequence[int] | None, repeats: int) -> np.ndarray:
@@ -275,17 +299,17 @@ class _Facts(NamedTuple):
 def _examine(part: str, data) -> _Facts:
     """Goes once through `(images, labels)` or a `tf.data.Dataset` of them: checks, counts and hashes what is there."""
     is_stream = isinstance(data, tf.data.Dataset)
-    _require(not is_stream or data.cardinality() != tf.data.INFINITE_CARDINALITY, "A data set must end.",
-             f"ds_{part}, which repeats forever", "Leave out .repeat(), or limit it with .take(n).")
+    require(not is_stream or data.cardinality() != tf.data.INFINITE_CARDINALITY, "A data set must end",
+            f"ds_{part}, which repeats forever", "Leave out .repeat(), or limit it with .take(n).")
     count, input_shape, largest = 0, None, 0
     image_hash, label_hash = hashlib.blake2b(), hashlib.blake2b()
     for pair in data if is_stream else (data,):
-        _require(isinstance(pair, tuple | list) and len(pair) == 2,
-                 "Data must be a pair (images, labels), or a batched tf.data.Dataset of such pairs.",
-                 f"ds_{part} of type {type(data).__name__}", "From `load_dataset`, pass .train or .test.")
+        require(isinstance(pair, tuple | list) and len(pair) == 2,
+                "Data must be a pair (images, labels), or a batched tf.data.Dataset of such pairs",
+                f"ds_{part} of type {type(data).__name__}", "From `load_dataset`, pass .train or .test.")
         images, labels = map(np.asarray, pair)
-        _require(images.dtype.kind == "f", "Images must be floats.", f"ds_{part} with images of type {images.dtype}",
-                 "`load_dataset` brings images into this form.")
+        require(images.dtype.kind == "f", "Images must be floats", f"ds_{part} with images of type {images.dtype}",
+                "`load_dataset` brings images into this form.")
         _require_shapes(part, images, labels)
         _require_values(part, images, labels)
         input_shape = input_shape or images.shape[1:]
@@ -294,45 +318,35 @@ def _examine(part: str, data) -> _Facts:
         # In one type each, so that the hash depends on the values alone.
         image_hash.update(np.ascontiguousarray(images, np.float32))
         label_hash.update(np.ascontiguousarray(labels, np.int64))
-    _require(count > 0, "There must be at least one image.", f"an empty ds_{part}", "Pass some images.")
+    require(count > 0, "There must be at least one image", f"an empty ds_{part}", "Pass some images.")
     fingerprint = _digest(f"{input_shape} {image_hash.hexdigest()} {label_hash.hexdigest()}")
     return _Facts(count, input_shape, largest + 1, fingerprint)
 
 
 def _require_shapes(part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    _require(images.ndim == 4 and images.size > 0, "Images must have the shape (n, height, width, channels).",
-             f"{part} images of shape {images.shape}", "Reshape the images, or add some.")
-    _require(labels.ndim == 1 and labels.dtype.kind in "iu",
-             "Labels must be integers, the number of the class, of shape (n,).",
-             f"{part} labels of type {labels.dtype} and shape {labels.shape}",
-             "For one-hot labels use labels.argmax(-1).")
-    _require(len(images) == len(labels), "Every image needs one label.",
-             f"{len(images)} images and {len(labels)} labels for {part}",
-             "Check how the arrays were cut or joined.")
+    require(images.ndim == 4 and images.size > 0, "Images must have the shape (n, height, width, channels)",
+            f"{part} images of shape {images.shape}", "Reshape the images, or add some.")
+    require(labels.ndim == 1 and labels.dtype.kind in "iu",
+            "Labels must be integers, the number of the class, of shape (n,)",
+            f"{part} labels of type {labels.dtype} and shape {labels.shape}",
+            _NUMBER_CLASSES if labels.ndim == 1 else "For one-hot labels use labels.argmax(-1).")
+    require(len(images) == len(labels), "Every image needs one label",
+            f"{len(images)} images and {len(labels)} labels for {part}",
+            "Check how the arrays were cut or joined.")
 
 
 def _require_values(part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    _require(np.isfinite(images).all(), "Images must not hold NaN or infinite values.",
-             f"such pixels in {part} images", "Replace them, or drop these images.")
-    _require(labels.min() >= 0, "Labels must not be negative.", f"the label {labels.min()} in {part} labels",
-             "Number the classes from 0, and drop images without a label.")
+    require(np.isfinite(images).all(), "Images must not hold NaN or infinite values",
+            f"such pixels in {part} images", "Replace them, or drop these images.")
+    require(labels.min() >= 0, "Labels must not be negative", f"the label {labels.min()} in {part} labels",
+            "Number the classes from 0, and drop images without a label.")
+    require(labels.max() <= _LARGEST_LABEL, f"Labels must be at most {_LARGEST_LABEL}",
+            f"the label {labels.max()} in {part} labels", _NUMBER_CLASSES)
 
 
 def _require_same_shape(expected: tuple, received: tuple) -> None:
-    _require(expected == received, "All images, for training and for test, must have the same shape.",
-             f"images of shape {expected} and {received}", "Resize or pad some of them.")
-
-
-def _require_integer(name: str, value, remedy: str, least: int = 1, most: float = math.inf) -> None:
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    rule = "a positive integer" if least == 1 else f"an integer of at least {least}"
-    _require(is_integer and least <= value <= most, f"`{name}` must be {rule}.", f"{name}={value!r}", remedy)
-
-
-def _require(holds, rule: str, received: str, remedy: str) -> None:
-    """Raises a ValueError, in the form all errors of the project have, unless the rule holds."""
-    if not holds:
-        raise ValueError(f"{rule} Received: {received}. {remedy}")
+    require(expected == received, "All images, for training and for test, must have the same shape",
+            f"images of shape {expected} and {received}", "Resize or pad some of them.")
 
 
 def _digest(text: str) -> str:
@@ -367,11 +381,11 @@ class _Chain:
 
     def __init__(self, name: str, input_shape: Sequence[int], classes: int, activation: Activation):
         self.name, self.input_shape, self.classes, self.activation = name, tuple(input_shape), classes, activation
-        _require(len(self.input_shape) == 3, "A network takes images of shape (height, width, channels).",
-                 f"input_shape={self.input_shape}", "Add what is missing, such as the channel axis.")
+        require(len(self.input_shape) == 3, "A network takes images of shape (height, width, channels)",
+                f"input_shape={self.input_shape}", "Add what is missing, such as the channel axis.")
         for length in self.input_shape:
-            _require_integer("input_shape", length, "State all three: (height, width, channels).")
-        _require_integer("classes", classes, "It is the largest label plus one.", least=2)
+            check_whole("input_shape", length, 1, remedy="State all three: (height, width, channels).")
+        check_whole("classes", classes, 2, remedy="It is the largest label plus one.")
         self.layers = [keras.Input(self.input_shape, name="image")]
         self.shape = (None, *self.input_shape)  # of the map after the last convolution or pooling
         self._count = Counter()
@@ -749,13 +763,14 @@ def train_network(
         ValueError: if the architecture is unknown, a setting is out of range, or the data breaks a rule above.
         OSError: if the cache folder cannot be written, before anything is trained.
     """
-    _require(architecture in ARCHITECTURES, "Unknown architecture.", repr(architecture),
-             f"Choose one of {', '.join(ARCHITECTURES)}.")
+    require(architecture in ARCHITECTURES, "Unknown architecture", repr(architecture),
+            f"Choose one of {', '.join(ARCHITECTURES)}.")
     _check_settings(settings)
     epochs, batch_size, seed = map(int, (settings.epochs, settings.batch_size_ann_training, settings.seed))
     facts, test_facts = _examine("train", ds_train), _examine("test", ds_test)
     _check_fit(facts, test_facts)
-    cache_dir = _writable(Path(settings.ann_cache_dir).expanduser())
+    cache_dir = check_folder("ann_cache_dir", settings.ann_cache_dir)  # must show now, not after the training
+    cache_dir.mkdir(parents=True, exist_ok=True)
     devices = tf.distribute.get_strategy().num_replicas_in_sync
     _warn_of_uneven_shares(facts.images, batch_size, devices)
 
@@ -813,12 +828,12 @@ def _stream(data: tf.data.Dataset, facts: _Facts, batch_size: int) -> tf.data.Da
 
 
 def _check_settings(settings: TrainingSettings) -> None:
-    _require_integer("epochs", settings.epochs, "10 suit a small data set, 5 all of MNIST.")
-    _require_integer("batch_size_ann_training", settings.batch_size_ann_training, "64 is usual.")
-    _require_integer("seed", settings.seed, "It lies from 0 to 2**32 - 1.", least=0, most=2**32 - 1)
+    check_whole("epochs", settings.epochs, 1, remedy="10 suit a small data set, 5 all of MNIST.")
+    check_whole("batch_size_ann_training", settings.batch_size_ann_training, 1, remedy="64 is usual.")
+    check_whole("seed", settings.seed, 0, 2**32 - 1)
     steering = [type(each).__name__ for each in settings.callbacks if isinstance(each, _STEERING_CALLBACKS)]
-    _require(not steering, "Callbacks may observe the training, not change it: they are no part of the cache key.",
-             ", ".join(steering), "Set `epochs`, or train the model yourself with model.fit.")
+    require(not steering, "Callbacks may observe the training, not change it: they are no part of the cache key",
+            ", ".join(steering), "Set `epochs`, or train the model yourself with model.fit.")
 
 
 def _warn_of_uneven_shares(images: int, batch_size: int, devices: int) -> None:
@@ -832,24 +847,10 @@ def _warn_of_uneven_shares(images: int, batch_size: int, devices: int) -> None:
 
 def _check_fit(train: _Facts, test: _Facts) -> None:
     _require_same_shape(train.input_shape, test.input_shape)
-    _require(train.classes > 1, "Training needs images of two classes or more.", "the label 0 alone", "Add images.")
-    _require(test.classes <= train.classes, "Test labels must not be larger than the largest training label.",
-             f"the largest is {train.classes - 1} in the training data, {test.classes - 1} in the test data",
-             "Take more training images (max_images), or correct the labels.")
-
-
-def _writable(folder: Path) -> Path:
-    """Makes the folder. That it cannot be written must show now, not after the training."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # under a name of its own: other processes may be looking, too
-            pass
-    except OSError as error:
-        raise OSError(
-            f"Trained networks are kept in a folder that can be written ({error}). "
-            f"Received: ann_cache_dir={str(folder)!r}. Choose another one, or change its permissions."
-        ) from error
-    return folder
+    require(train.classes > 1, "Training needs images of two classes or more", "the label 0 alone", "Add images.")
+    require(test.classes <= train.classes, "Test labels must not be larger than the largest training label",
+            f"the largest is {train.classes - 1} in the training data, {test.classes - 1} in the test data",
+            "Take more training images (max_images), or correct the labels.")
 
 
 def _load(path: Path) -> keras.Model:

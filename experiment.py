@@ -156,7 +156,7 @@ class Experiment:
         max_images: evaluate on the first so many training and test images only; `None` for all.
         disable_training_accuracy: skip the accuracies on the training images; their metrics are then absent.
         seed: of everything random.
-        data_dir: folder that is searched first for the data set.
+        data_dir: folder of the data set's file, in place of those that are searched for it.
         results_dir, tblogs_dir: where the folders of the runs go.
         encoding_options: further settings, each for those encodings that know it; one of them must.
         normalisation: how the activation that becomes full activity is chosen: "percentile", "max" or "mse"; `None`
@@ -506,6 +506,7 @@ class Experiment:
             "devices": self.strategy.num_replicas_in_sync if self.strategy else 1,
             "dataset": {
                 "name": self.data.name,
+                "source": self.data.source,
                 "fingerprint": self.data.fingerprint,
                 "training images": len(self.data.x_train),
                 "test images": len(self.data.x_test),

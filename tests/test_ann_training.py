@@ -162,18 +162,48 @@ def test_max_images_keeps_the_first():
 
 
 def test_a_name_is_looked_for_in_the_folders_in_order(offline, monkeypatch, tmp_path):
-    folders = [tmp_path / "argument", tmp_path / "variable", tmp_path / "home" / ".cache" / "spiking-datasets"]
+    folders = [tmp_path / "variable", tmp_path / "home" / ".cache" / "spiking-datasets"]
     for size, folder in enumerate(folders, start=3):
         folder.mkdir(parents=True)
         save_npz(folder / "mnist.npz", arrays(n_train=size))
-    monkeypatch.setenv("SPIKING_DATA_DIR", str(folders[1]))
-    found = []
-    for folder in folders:
-        found.append(len(load_dataset("mnist", data_dir=folders[0]).x_train))
-        (folder / "mnist.npz").unlink()
-    assert found == [3, 4, 5]
+    monkeypatch.setenv("SPIKING_DATA_DIR", str(folders[0]))
     monkeypatch.setattr(keras.datasets.mnist, "load_data", functools.partial(arrays, n_train=7))
-    assert len(load_dataset("mnist", data_dir=folders[0]).x_train) == 7
+    found = []
+    for folder in (*folders, None):
+        data = load_dataset("mnist")
+        found.append((len(data.x_train), data.source))
+        if folder:
+            (folder / "mnist.npz").unlink()
+    assert found == [(3, str(folders[0] / "mnist.npz")), (4, str(folders[1] / "mnist.npz")), (7, "keras.datasets")]
+
+
+def test_a_folder_named_in_the_environment_that_lacks_the_file_is_told(offline, monkeypatch, tmp_path, caplog):
+    home = tmp_path / "home" / ".cache" / "spiking-datasets"
+    home.mkdir(parents=True)
+    save_npz(home / "mnist.npz")
+    monkeypatch.setenv("SPIKING_DATA_DIR", str(tmp_path / "mistyped"))
+    with caplog.at_level("INFO"):
+        assert load_dataset("mnist").source == str(home / "mnist.npz")
+    assert "mistyped" in caplog.text and f"read from {home / 'mnist.npz'}" in caplog.text
+
+
+def test_a_data_dir_without_the_file_takes_no_other_copy(offline, monkeypatch, tmp_path):
+    right, mistyped = tmp_path / "right", tmp_path / "rihgt"
+    right.mkdir()
+    save_npz(right / "mnist.npz")
+    monkeypatch.setenv("SPIKING_DATA_DIR", str(right))
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", arrays)
+    for folder in (mistyped, str(mistyped), ""):
+        with pytest.raises(FileNotFoundError, match="must hold mnist.npz.*Received: data_dir="):
+            load_dataset("mnist", data_dir=folder)
+    assert load_dataset("mnist", data_dir=right).source == str(right / "mnist.npz")
+
+
+def test_the_source_goes_along(tmp_path):
+    data = load_dataset(save_npz(tmp_path / "own.npz"))
+    assert data.source == str(tmp_path / "own.npz")
+    assert load_dataset(data, max_images=6).source == data.for_validation(0.5).source == data.source
+    assert load_dataset(arrays()).source == "arrays"
 
 
 @pytest.mark.parametrize("name", ann_training.KERAS_DATASETS)
@@ -207,6 +237,13 @@ def with_pixel(value):
         (replaced(1, 0, np.zeros((5, 6, 5))), "5 images and 6 labels"),
         (replaced(0, 1, np.zeros(12)), "must be integers.*float64"),
         (replaced(0, 1, np.eye(12, dtype=int)), "argmax"),
+        (replaced(0, 1, np.array(["cat", "dog"] * 6)), "must be integers.*<U3.*Number the classes"),
+        (replaced(1, 1, [b"cat", b"dog"] * 3), "must be integers.*S3.*Number the classes"),
+        (replaced(0, 1, np.array(["cat", 3] * 6, object)), "must be integers.*object.*Number the classes"),
+        (replaced(0, 1, np.arange(12) % 2 == 0), "must be integers.*bool.*Number the classes"),
+        (replaced(0, 1, np.arange(12) + 2**32), "at most 99999.*the label 4294967307"),  # was 11 in int32
+        (replaced(1, 1, np.arange(6, dtype=np.uint64) + 2**63), "at most 99999"),
+        (replaced(0, 1, [10**7] * 12), "at most 99999.*the label 10000000"),
         (replaced(1, 1, np.arange(6) - 1), "negative.*-1"),
         (replaced(1, 0, np.zeros((6, 5, 6))), r"same shape.*\(6, 5, 1\) and \(5, 6, 1\)"),
         (with_pixel(np.nan), "NaN"),
@@ -215,6 +252,7 @@ def with_pixel(value):
         (with_pixel(-0.5), r"lie in \[0, 1\].*-0.5"),
         (replaced(0, 0, np.zeros((12, 30))), r"\(12, 30\)"),
         (replaced(0, 0, np.zeros((12, 6, 5), int)), "uint8.*int64"),
+        (replaced(0, 0, np.zeros((12, 6, 5), np.uint16)), "uint16.*Divide.*65535 for 16"),
         (replaced(0, 0, np.zeros((0, 6, 5))), "add some"),
         (replaced(0, 0, 0.5), "shape"),
     ],
@@ -223,6 +261,18 @@ def test_bad_data_is_refused(source, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_dataset(source)
     assert "Received: " in str(caught.value)
+
+
+def test_the_remedies_lead_to_data_that_is_taken():
+    (x_train, _), (x_test, _) = arrays(dtype=np.float32)
+    y_train, y_test = np.array(["dog", "cat", "emu"] * 4), np.array(["emu", "cat"] * 3)
+    names = sorted(set(y_train))
+    labels = np.searchsorted(names, y_train), np.searchsorted(names, y_test)
+    counts = (x_train * 65535).astype(np.uint16), (x_test * 65535).astype(np.uint16)
+    data = load_dataset(((counts[0] / 65535, labels[0]), (counts[1] / 65535, labels[1])))
+    np.testing.assert_array_equal(data.y_train, [1, 0, 2] * 4)
+    np.testing.assert_array_equal(data.y_test, [2, 0] * 3)
+    np.testing.assert_allclose(data.x_train[..., 0], x_train, atol=1e-4)
 
 
 def test_counts_that_differ_show_even_when_cut_to_max_images():
@@ -240,7 +290,7 @@ def test_counts_that_differ_show_even_when_cut_to_max_images():
 )
 def test_bad_arguments_are_refused(argument):
     ((name, value),) = argument.items()
-    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}={re.escape(repr(value))}"):
+    with pytest.raises(ValueError, match=f"{name}`? must be .*Received: {name}={re.escape(repr(value))}"):
         load_dataset(arrays(), **argument)
 
 
@@ -278,6 +328,29 @@ def test_npz_that_is_damaged(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
         load_dataset(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_with_wrong_bytes_is_refused_or_read_as_it_was(tmp_path, save):
+    (x_train, y_train), (x_test, y_test) = arrays()
+    path = tmp_path / "a.npz"
+    save(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):  # zlib.error, NotImplementedError, RuntimeError and OSError came through, too
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(0, len(content), rng.choice([1, 3, 20]))] = rng.integers(0, 256)
+        path.write_bytes(damaged.tobytes())
+        try:
+            data = load_dataset(path)
+        except ValueError as error:
+            assert "Received: " in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(data.x_train[..., 0], x_train.astype(np.float32) / np.float32(255))
+            np.testing.assert_array_equal(data.y_train, y_train)
+            np.testing.assert_array_equal(data.x_test[..., 0], x_test.astype(np.float32) / np.float32(255))
+    assert refused > 200
 
 
 def test_npz_that_is_a_single_array(tmp_path):
@@ -713,6 +786,8 @@ def bad(images=None, labels=None):
         ("ds_train", small()[0][0], "pair"),
         ("ds_train", tf.data.Dataset.from_tensors(small()[0]).repeat(), "repeats forever"),
         ("ds_test", tf.data.Dataset.from_tensors(small()[1]).take(0), "at least one image"),
+        ("ds_train", (small()[0][0], np.full(48, 10**7)), "at most 99999.*the label 10000000"),
+        ("ds_train", (small()[0][0], small()[0][1].astype(str)), "must be integers.*Number the classes"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_before_training(settings, part, data, message):
@@ -725,8 +800,9 @@ def test_data_that_does_not_fit_is_refused_before_training(settings, part, data,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be a positive integer. Received: epochs=0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1. Received: epochs=0"),
         ({"epochs": 1.5}, "epochs=1.5"),
+        ({"batch_size_ann_training": 0}, "batch_size_ann_training=0"),
         ({"batch_size_ann_training": -1}, "batch_size_ann_training=-1"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed=4294967296"),
@@ -759,4 +835,4 @@ def test_knows_nothing_of_the_rest_of_the_project():
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     outside = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert outside == {"keras", "numpy", "tensorflow", "spiking.runs.files"}  # which knows nothing of spikes either
+    assert outside == {"keras", "numpy", "tensorflow", "spiking.checks", "spiking.runs.files"}

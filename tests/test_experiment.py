@@ -285,6 +285,7 @@ def test_files_of_a_run(finished):
     assert config["seed"] == 0
     assert config["encodings"] == list(TWO)
     assert config["dataset"]["fingerprint"] == experiment.data.fingerprint
+    assert config["dataset"]["source"] == experiment.data.source
     assert set(config["versions"]) == {"python", "tensorflow", "keras", "numpy", "spiking-toolbox"}
     assert config["hyperparameters"][TWO[1]]["training_function"] == "train_tiny"
     assert json.loads((run / "metrics.json").read_text()) == plain(metrics["per_encoding"])
