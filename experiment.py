@@ -40,8 +40,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import ann_training
-import conversion
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
@@ -53,11 +51,16 @@ from spiking.runs.files import locked, plain
 from spiking.runs.folder import RunFolder
 from spiking.runs.repetition import Repetition, checked_axes
 from spiking.runs.results import COMPARISON_FIGURE, Ann, Result, activation_key, html_report, hyperparameters, versions
+from spiking.runs.siblings import own, require_own
 from spiking.runs.summaries import ANALYSIS_METRICS
 from spiking.runs.tensorboard import TrainingLog, log_to_tensorboard
 from spiking.runs.trials import Report, Task, function_task
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CORRECTIONS
+
+require_own("ann_training", "conversion")  # files of the user's may have these names
+import ann_training  # noqa: E402
+import conversion  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -575,7 +578,7 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
     Returns:
         Name -> file.
     """
-    import plotting  # matplotlib is needed here only
+    plotting = own("plotting")  # matplotlib is needed here only
 
     encoding, rasters = result.encoding, summaries.rasters(result.snn, image)
     seen = len(next(iter(result.activities.values()))[0])

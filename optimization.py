@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from experiment import Experiment, ExperimentTask, RepeatedExperiment, as_task
 from spiking.checks import check_whole, require
 from spiking.runs import screen
 from spiking.runs.files import write_csv, write_json
 from spiking.runs.repetition import statistics
+from spiking.runs.siblings import own, require_own
 from spiking.runs.spaces import (
     DiscreteInterval,
     DiscreteValues,
@@ -46,6 +46,9 @@ from spiking.runs.spaces import (
 )
 from spiking.runs.study import records_of, run_shared, shared_study, to_replace
 from spiking.runs.trials import Pruned, Record, ending, in_a_line, open_ledger, trial_rows
+
+require_own("experiment")  # a file of the user's may have this name
+from experiment import Experiment, ExperimentTask, RepeatedExperiment, as_task  # noqa: E402
 
 __all__ = ["DiscreteInterval", "DiscreteValues", "Distribution", "ExperimentTask", "OptimizableValue", "Pruned"]
 __all__ += ["RealInterval", "Record", "RepeatedExperiment", "SearchResult", "derived_seed", "drawn_values", "main"]
@@ -100,7 +103,7 @@ class SearchResult:
         write_json(self.folder / "best.json", found)
         drawable = self.directions == ["maximize", "minimize", "minimize"]
         if drawable and any("experiment/encoding" in record["metrics"] for record in self.best):
-            import plotting  # matplotlib is needed here only
+            plotting = own("plotting")  # matplotlib is needed here only
 
             found = [record["metrics"] for record in self.records if ending(record) == "COMPLETE"]
             columns = ([metrics[name] for metrics in found] for name in self.metrics)

@@ -43,6 +43,8 @@ def modules_of(node):
         if node.level:
             base = f"spiking.{base}".rstrip(".")
         return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "own":
+        return [node.args[0].value]  # spiking.runs.siblings.own("plotting")
     return []
 
 
@@ -139,9 +141,9 @@ def test_what_knows_nothing_of_spikes_takes_only_checks_and_the_writer(module):
 
 
 def test_imports_are_seen():
-    tree = ast.parse("import a.b\nfrom c import d\ndef f():\n    from . import e\nif x:\n    import g\n")
-    expected = [("a.b", True), ("c", True), ("c.d", True), ("spiking", False), ("spiking.e", False), ("g", True)]
-    assert imports(tree) == expected
+    tree = ast.parse("import a.b\nfrom c import d\ndef f():\n    from . import e\n    own('h')\nif x:\n    import g\n")
+    expected = [("a.b", True), ("c", True), ("c.d", True), ("spiking", False), ("spiking.e", False), ("h", False)]
+    assert imports(tree) == [*expected, ("g", True)]
 
 
 @pytest.mark.parametrize("name", sorted(ENCODING_MODULES))

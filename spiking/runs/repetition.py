@@ -9,6 +9,7 @@ import numpy as np
 
 from spiking.checks import check_whole, require
 from spiking.runs.files import plain, write_csv, write_json
+from spiking.runs.siblings import own
 from spiking.runs.spaces import checked_values, derived_seed
 from spiking.runs.trials import Record, Task, as_read, columns, is_number, open_ledger, trial_rows
 
@@ -135,7 +136,6 @@ def statistics(values: np.ndarray) -> dict[str, Any]:
     """Number, mean, standard deviation of a sample, and 95% confidence interval of the mean; `None` for too few."""
     found = {"n": len(values), "mean": values.mean() if len(values) else None, "sd": None, "low": None, "high": None}
     if len(values) > 1 and np.isfinite(values).all():
-        from plotting import confidence_95  # matplotlib is needed here only
-
-        found["sd"], (found["low"], found["high"]) = values.std(ddof=1), confidence_95(values)
+        plotting = own("plotting")  # matplotlib is needed here only
+        found["sd"], (found["low"], found["high"]) = values.std(ddof=1), plotting.confidence_95(values)
     return as_read(plain(found))
