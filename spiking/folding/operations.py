@@ -20,7 +20,7 @@ def _softmax_operation(operation, x):
     return CONVERTERS[kl.Softmax](operation, x)
 
 
-@converts(kc.ConvertToTensor, kc.Cast)
+@converts(kc.Cast, *filter(None, [getattr(kc, "ConvertToTensor", None)]))  # Keras 3.3 has no operation for the latter
 def _same(operation, x):
     return x.drop("identity")
 
