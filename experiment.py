@@ -19,6 +19,24 @@ import os
 
 # Ahead of the import of TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if __name__ == "__main__":
+    # TensorFlow gives notices of its start before it reads that, one of them headed WARNING: they are sieved out, in a
+    # process of its own, so that what it says before it gives up is shown.
+    import subprocess
+    import sys
+
+    SIEVE = """import re, sys
+for line in sys.stdin:
+    if not re.match("I0000 |WARNING: All log messages before absl::InitializeLog", line):
+        print(line, end="", file=sys.stderr, flush=True)"""
+    with subprocess.Popen([sys.executable, "-c", SIEVE], stdin=subprocess.PIPE) as sieve:
+        shown = os.dup(2)
+        os.dup2(sieve.stdin.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
 
 import argparse
 import contextlib
@@ -42,7 +60,7 @@ import tensorflow as tf
 
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
-from spiking.analysis.statistics import Analysis
+from spiking.analysis.statistics import Analysis, analyse
 from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, check_whole, require
 from spiking.quantisation import QuantisedReLU
 from spiking.runs import arguments, screen, summaries
@@ -181,7 +199,8 @@ class Experiment:
         results: encoding -> `Result`.
         metrics: encoding -> its metrics: accuracies in [0, 1] as `{ann,snn}/eval/{train,test}`, their differences SNN
             minus ANN as `snn/diff/{train,test}`, `experiment/<setting>`, `snn/seconds` for simulating the test
-            images, `snn/timesteps` of one simulation, and what `summaries.ANALYSIS_METRICS` lists.
+            images (from the time of one batch), `snn/timesteps` of one simulation, and what
+            `summaries.ANALYSIS_METRICS` lists.
         problems: what could not be written, in sentences; the rest is there.
 
     Raises:
@@ -327,12 +346,14 @@ class Experiment:
     def convert(self, encoding: str | None = None) -> spiking.SpikingModel:
         """Converts the ANN, calibrated on a random choice of training images."""
         result = self.result(encoding)
-        ann = result.ann.model if result.ann else self.train(encoding)
+        if not result.ann:
+            self.train(encoding)
         chosen = np.random.default_rng(self.seed).permutation(len(self.data.x_train))[:CALIBRATION_IMAGES]
         logger.info("%s: conversion, calibrated on %d training images", result.encoding, len(chosen))
         with shared(self.strategy):
+            result.ann.folded = result.ann.folded or conversion.read(result.ann.model)
             result.snn = conversion.convert_ann_to_snn(
-                ann,
+                result.ann.folded,
                 self.data.x_train[np.sort(chosen)],
                 result.encoding,
                 norm_percentile=self.norm_percentile,
@@ -357,7 +378,7 @@ class Experiment:
             self.train(encoding)
         if not result.ann.metrics:
             for part, (images, labels) in self._evaluation_data().items():
-                logger.info("Accuracy of the ANN, %s images", part)
+                logger.info("%s: accuracy of the ANN, %d %s images", result.encoding, len(images), part)
                 result.ann.metrics[f"ann/eval/{part}"] = conversion.ann_accuracy(
                     result.ann.model, images, labels, verbose=1
                 )
@@ -365,40 +386,50 @@ class Experiment:
         return dict(result.ann.metrics)
 
     def snn_accuracy(self, encoding: str | None = None) -> dict[str, float]:
-        """Accuracies of the SNN and their differences to the ANN's; takes the steps before it if need be."""
+        """Accuracies of the SNN and their differences to the ANN's; takes the steps before it if need be.
+
+        The test images are simulated once, for their accuracy and for the analysis.
+        """
         result = self.result(encoding)
         if not result.snn:
             self.convert(encoding)
-        ann = self.ann_accuracy(encoding)
-        found, batch_size = {"snn/timesteps": result.snn.timesteps}, self.batch_size_snn_eval
-        conversion.predict_batch(result.snn, self.data.x_test[:batch_size])  # traced before the clock starts
-        for part, (images, labels) in self._evaluation_data().items():
-            logger.info("Accuracy of the SNN (%s), %s images", result.encoding, part)
-            start = time.perf_counter()
-            accuracy = conversion.snn_accuracy(result.snn, images, labels, batch_size, verbose=1)
-            found["snn/seconds"] = time.perf_counter() - start  # the test images come last
+        ann, batch_size, data = self.ann_accuracy(encoding), self.batch_size_snn_eval, self._evaluation_data()
+        found = {"snn/timesteps": result.snn.timesteps, "snn/seconds": self._seconds(result.snn, data["test"][0])}
+        for part, (images, labels) in data.items():
+            also = " and analysis" if part == "test" else ""
+            logger.info("%s: accuracy of the SNN%s, %d %s images", result.encoding, also, len(images), part)
+            if part == "test":
+                batches = conversion.labelled_batches(result.snn, images, labels, batch_size)
+                result.analysis = analyse(result.snn, screen.counted(batches, len(images)), result.ann.folded)
+                accuracy = result.analysis.accuracy
+            else:
+                accuracy = conversion.snn_accuracy(result.snn, images, labels, batch_size, verbose=1)
             found[f"snn/eval/{part}"] = accuracy
             found[f"snn/diff/{part}"] = accuracy - ann[f"ann/eval/{part}"]
         result.metrics.update(found)
+        result.metrics |= {tag: float(getattr(result.analysis, name)) for tag, name in ANALYSIS_METRICS.items()}
         return found
+
+    def _seconds(self, snn: spiking.SpikingModel, images: np.ndarray) -> float:
+        """Seconds for simulating the images, from the time of their first batch."""
+        batch = images[: self.batch_size_snn_eval]
+        conversion.predict_batch(snn, batch)  # traced before the clock starts
+        start = time.perf_counter()
+        conversion.predict_batch(snn, batch)
+        return (time.perf_counter() - start) * len(images) / len(batch)
 
     def snn_activation_analysis(self, encoding: str | None = None) -> Analysis:
         """Where the spikes go and what they cost, over the test images; see `spiking/analysis/statistics.py`.
 
         Raises:
-            RuntimeError: `snn_accuracy` has not been called.
+            RuntimeError: `snn_accuracy`, which simulates them, has not been called.
         """
         result = self.result(encoding)
-        if "snn/eval/test" not in result.metrics:
+        if result.analysis is None:
             raise RuntimeError(
                 "The analysis explains an accuracy that has been measured. Received: snn_activation_analysis() "
                 "before snn_accuracy(). Call snn_accuracy() first, or run()."
             )
-        images, labels = self._evaluation_data()["test"]
-        result.analysis = conversion.snn_activation_analysis(
-            result.snn, images, labels, self.batch_size_snn_eval, result.ann.model
-        )
-        result.metrics |= {tag: float(getattr(result.analysis, name)) for tag, name in ANALYSIS_METRICS.items()}
         return result.analysis
 
     def diagnose(self, encoding: str | None = None) -> Diagnosis:
@@ -407,7 +438,8 @@ class Experiment:
         if not result.snn:
             self.convert(encoding)
         images, labels = (each[:DIAGNOSIS_IMAGES] for each in self.data.train)
-        result.diagnosis = conversion.diagnose(result.ann.model, result.snn, images, labels, self.batch_size_snn_eval)
+        logger.info("%s: diagnosis, %d training images", result.encoding, len(images))
+        result.diagnosis = conversion.diagnose(result.ann.folded, result.snn, images, labels, self.batch_size_snn_eval)
         return result.diagnosis
 
     def log(self, encoding: str | None = None) -> Path:
@@ -429,7 +461,7 @@ class Experiment:
             folder.save_model(f"snn-{name}.keras", result.snn)
         with self._reported(f"figures of {name}"):
             logger.info("%s: figures", name)
-            result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.model, result.snn, images)
+            result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.folded, result.snn, images)
             result.figures = save_figures(folder, result, self._finished(), images[0])
         self._log_to_tensorboard(result)
         result.activities = {}
@@ -852,7 +884,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, tf.errors.OpError) as error:
         code = 2 if experiment is None else 1
         print(f"experiment: error: {' '.join(str(error).split())}", file=sys.stderr)
-    print("\n".join([*lines, *(experiment.left() if experiment else ["Nothing was written."] if lines else [])]))
+    lines += experiment.left() if experiment else ["Nothing was written."] if lines else []
+    if lines:
+        print("\n".join(lines))
     if code:
         sys.exit(code)
 

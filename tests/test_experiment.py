@@ -207,6 +207,30 @@ def test_steps_one_by_one_take_those_before_them(tmp_path):
         experiment.train(TWO[1])
 
 
+def test_the_ann_is_read_once_and_the_test_images_are_simulated_once(tmp_path, monkeypatch):
+    reads, simulated = [], []
+    read, simulate = conversion.read, spiking.SpikingModel.simulate
+
+    def counting_read(ann):
+        reads.extend([ann] if isinstance(ann, keras.Model) else [])
+        return read(ann)
+
+    def counting_simulate(self, images, *args, **options):
+        if tf.executing_eagerly():
+            simulated.append(len(images))
+        return simulate(self, images, *args, **options)
+
+    monkeypatch.setattr(conversion, "read", counting_read)
+    monkeypatch.setattr(spiking.SpikingModel, "simulate", counting_simulate)
+    experiment = make(tmp_path, encoding=TWO, disable_training_accuracy=True)
+    experiment.measure(TWO[0])
+    assert sum(simulated) == 30 + 2 * 10  # a batch is traced and timed
+    experiment.log(TWO[0])
+    experiment.measure(TWO[1])
+    experiment.log(TWO[1])
+    assert len(reads) == 1
+
+
 def test_settings_reach_only_the_encodings_that_know_them(tmp_path):
     experiment = make(tmp_path, encoding=list(spiking.ENCODINGS), tau=50.0, max_rate=0.5, threshold=2.0)
     for encoding, settings in experiment.settings.items():
@@ -288,6 +312,9 @@ def test_files_of_a_run(finished):
     assert config["dataset"]["source"] == experiment.data.source
     assert set(config["versions"]) == {"python", "tensorflow", "keras", "numpy", "spiking-toolbox"}
     assert config["hyperparameters"][TWO[1]]["training_function"] == "train_tiny"
+    for encoding in TWO:  # in effect, though not given
+        code, told = spiking.ENCODINGS[encoding], config["hyperparameters"][encoding]
+        assert (told["normalisation"], told["per_channel"]) == (code.normalisation, code.per_channel)
     assert json.loads((run / "metrics.json").read_text()) == plain(metrics["per_encoding"])
 
 
@@ -536,6 +563,7 @@ def test_main_does_every_encoding_on_the_sample_by_default():
     [
         *("--encoding morse", "--dataset nowhere", "--network alexnet", "--timesteps 0", "--timesteps -3"),
         *("--timesteps 2.5", "--timesteps many", "--norm-percentile 0", "--norm-percentile 101", "--threshold 0"),
+        *("--option colour=blue", "--option reset", "--option readout_delay=x", "--max-rate 0", "--devices 0"),
         *("--tau -1", "--epochs 0", "--max-images 0", "--seed -1", "--name a/b", "--results-dir file", "--beta -1"),
     ],
 )
@@ -579,6 +607,70 @@ def test_main_interrupted_before_it_began_says_so(tmp_path, capsys, monkeypatch)
     assert "Nothing was written" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
+
+
+def test_main_hands_options_on_in_their_types(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = "--encoding rate --option input_coding=poisson --option readout_delay=2 --option tau=inf --max-rate 0.5"
+    experiment = module.command_line(options.split())
+    found = experiment.hyperparameters("rate")
+    expected = {"input_coding": "poisson", "readout_delay": 2, "tau": float("inf"), "max_rate": 0.5}
+    assert {name: found[name] for name in expected} == expected
+    assert [type(found[name]) for name in expected] == [type(value) for value in expected.values()]
+    assert experiment.disable_training_accuracy
+    assert not module.command_line(["--training-accuracy"]).disable_training_accuracy
+
+
+def test_main_tells_a_damaged_network_in_the_cache_in_one_line(tmp_path, capsys, monkeypatch):
+    (x_train, y_train), (x_test, y_test) = DATA
+    np.savez(tmp_path / "tiny.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    monkeypatch.chdir(tmp_path)
+    options = "--network denseonly1 --epochs 1 --timesteps 6 --max-images 9 --encoding rate --dataset tiny.npz".split()
+    main(options)
+    (network,) = (tmp_path / "experiments" / "anns").glob("*.keras")
+    network.write_bytes(b"damaged")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert caught.value.code == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("experiment: error: ")]
+    assert len(errors) == 1 and "--force-training" in errors[0].replace("force_training=True", "--force-training")
+
+
+def test_main_tells_a_full_disk_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["--encoding", "rate", "--network", "denseonly1", "--epochs", "1", "--name", "full"])
+    assert caught.value.code == 1
+    captured = capsys.readouterr()
+    assert "experiment: error: A file could not be written (No space left on device)" in captured.err
+    assert "Traceback" not in captured.err and "Not finished: rate" in captured.out
+
+
+def test_the_main_job_names_its_phases_and_warns_of_nothing(tmp_path):
+    command = [sys.executable, str(ROOT / "experiment.py"), *"--network denseonly1 --epochs 1 --max-images 30".split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "warn" in line.lower() or "retracing" in line] == []
+    for encoding in spiking.ENCODINGS:
+        phases = [line for line in lines if line.startswith(f"{encoding}: ")]
+        assert len(phases) == len(set(phases))  # each is told once
+        told = " ".join(phases)
+        for phase in ("conversion", "accuracy of the SNN and analysis", "diagnosis", "figures", "TensorBoard log"):
+            assert phase in told
+    assert "denseonly1 is trained for 1 epochs" in done.stderr
+    assert "report.html" in done.stdout
+
+
+def test_help_says_what_is_so(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "default: True" not in out and "default: False" not in out and "==SUPPRESS==" not in out
+    assert "--training-accuracy evaluate on the training images, too" in out
+    assert "(default: on the test images alone)" in out
 
 
 def test_help_names_networks_data_sets_and_encodings(capsys):

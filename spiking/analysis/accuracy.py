@@ -139,6 +139,9 @@ class Scores:
 def predict_batch(model, images):
     """What a model gives for one batch, shared among the devices if it was made for several (`tf.distribute`)."""
     devices = model.distribute_strategy.num_replicas_in_sync
+    if devices == 1 and isinstance(model, SpikingModel):
+        # Keras' own function for it is traced anew for each network, and TensorFlow warns of that.
+        return keras.tree.map_structure(np.asarray, model.simulate(images).output)
     if devices == 1:
         return model.predict_on_batch(images)
     # predict_on_batch would give each device all images. Shares are equal, so that none is empty: the last image fills.

@@ -1,7 +1,9 @@
-"""What a command line shows of the toolbox's own messages."""
+"""What the screen shows of work that takes long: the toolbox's own messages, and progress bars."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import keras
 
 MODULES = ("__main__", "ann_training", "conversion", "experiment", "optimization", "plotting", "spiking")
 
@@ -22,3 +24,11 @@ def show_messages(modules: Iterable[str] = MODULES) -> None:
         logger = logging.getLogger(module)
         logger.handlers = [each for each in logger.handlers if not isinstance(each, ScreenHandler)] + [handler]
         logger.setLevel(logging.INFO)
+
+
+def counted(batches: Iterable[tuple], total: int) -> Iterator[tuple]:
+    """The batches, tuples whose first member are images, with a progress bar up to so many images."""
+    progress = keras.utils.Progbar(total, unit_name="image")
+    for batch in batches:
+        yield batch
+        progress.add(len(batch[0]))
