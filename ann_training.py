@@ -15,6 +15,7 @@ ann.evaluate(*data.test)
 ```
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from spiking.checks import check_folder, check_whole, require
+from spiking.runs.devices import is_op_determinism_enabled, rounding
 from spiking.runs.files import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -442,7 +444,10 @@ class _Chain:
 
     def _add_spatial(self, layer):
         try:
-            self.shape = layer.compute_output_shape(self.shape)
+            shape = layer.compute_output_shape(self.shape)
+            if min(shape[1:3]) < 1:
+                raise ValueError(f"an empty map, {shape}")  # as Keras says itself from 3.4 on
+            self.shape = shape
         except ValueError as error:
             raise ValueError(
                 f"The images are too small for {self.name!r}: layer {layer.name!r} leaves nothing of its map of "
@@ -740,8 +745,10 @@ def train_network(
     """Trains a network, or loads it if the same training was done before.
 
     The trained network is kept as `<architecture>-<key>.keras` in the settings' cache folder. The key is a hash of
-    all that has a say in the weights (layers, training data, epochs, batch size, optimizer, seed, versions); a file
-    of the same name with the suffix `.json` tells it in readable form.
+    all that is set and has a say in the weights (layers, training data, epochs, batch size, optimizer, seed, versions,
+    TensorFlow's determinism of operations); a file of the same name with the suffix `.json` tells it in readable form.
+    Another number of cores rounds otherwise, and the weights differ a little: the file says what it was trained on, and
+    a message when that is not what there is. `force_training` trains anew.
 
     Within the scope of a `tf.distribute.MirroredStrategy` each batch is shared among the devices; the network is the
     one of a single device but for rounding, if they get equal shares and it has no dropout (each device draws its own).
@@ -796,11 +803,13 @@ def train_network(
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "cache format": _CACHE_FORMAT},
         "network": model.get_config(),
         **({"devices": devices} if devices > 1 else {}),
+        **({"deterministic operations": True} if is_op_determinism_enabled() else {}),  # which shuffle otherwise
     }
-    description = json.dumps(record, indent=1, default=lambda number: number.item())
-    path = cache_dir / f"{architecture}-{_digest(description)}.keras"
+    as_text = functools.partial(json.dumps, indent=1, default=lambda number: number.item())
+    path = cache_dir / f"{architecture}-{_digest(as_text(record))}.keras"
     if path.is_file() and not force_training:
         _log.info("%s is loaded from %s", architecture, path)
+        _tell_of_other_rounding(path.with_suffix(".json"))
         return _load(path)
 
     _log.info("%s is trained for %d epochs on %d images", architecture, epochs, facts.images)
@@ -816,6 +825,7 @@ def train_network(
         callbacks=list(settings.callbacks),
         verbose="auto",
     )
+    description = as_text({**record, "trained on": rounding()})
     write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
     write_atomically(path, model.save)
     return model
@@ -851,6 +861,12 @@ def _check_fit(train: _Facts, test: _Facts) -> None:
     require(test.classes <= train.classes, "Test labels must not be larger than the largest training label",
             f"the largest is {train.classes - 1} in the training data, {test.classes - 1} in the test data",
             "Take more training images (max_images), or correct the labels.")
+
+
+def _tell_of_other_rounding(file: Path) -> None:
+    with contextlib.suppress(OSError, ValueError, KeyError):  # nothing is known of a network without its file
+        if (there := json.loads(file.read_text(encoding="utf-8"))["trained on"]) != rounding():
+            _log.info("It was trained on %s; trained anew, on %s, it would differ by rounding", there, rounding())
 
 
 def _load(path: Path) -> keras.Model:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_determinism as determinism
 
 import ann_training
 from ann_training import ARCHITECTURES, TRAINING_FUNCTIONS, Training, load_dataset, train_network
@@ -597,6 +598,36 @@ def test_sidecar_tells_what_was_trained(settings):
     assert record["versions"]["keras"] == keras.__version__
 
 
+@pytest.fixture
+def deterministic():
+    tf.config.experimental.enable_op_determinism()
+    yield
+    determinism.enable(False)
+
+
+def test_deterministic_operations_give_other_weights_and_another_key(settings, request):
+    first, _ = train(settings)
+    request.getfixturevalue("deterministic")
+    second, epochs = train(settings)
+    assert epochs == 2 and not same_weights(first, second)
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in settings.ann_cache_dir.glob("*.json")]
+    assert sorted("deterministic operations" in record for record in records) == [False, True]
+
+
+def test_a_network_that_was_rounded_otherwise_is_told(settings, monkeypatch, caplog):
+    caplog.set_level("INFO", "ann_training")
+    first, _ = train(settings)
+    assert train(settings)[1] == 0 and "rounding" not in caplog.text
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 97)
+    second, epochs = train(settings)
+    assert epochs == 0 and same_weights(first, second)
+    assert "'cores': 97" in caplog.text and "'oneDNN': '0'" in caplog.text and "would differ by rounding" in caplog.text
+    (path,) = settings.ann_cache_dir.glob("*.json")
+    path.unlink()  # nothing is known
+    assert train(settings)[1] == 0
+
+
 def test_force_training_trains_again_and_replaces(settings):
     first, _ = train(settings)
     (path,) = settings.ann_cache_dir.glob("*.keras")
@@ -835,4 +866,4 @@ def test_knows_nothing_of_the_rest_of_the_project():
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     outside = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert outside == {"keras", "numpy", "tensorflow", "spiking.checks", "spiking.runs.files"}
+    assert outside == {"keras", "numpy", "tensorflow", "spiking.checks", "spiking.runs.devices", "spiking.runs.files"}

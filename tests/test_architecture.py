@@ -17,7 +17,10 @@ MAY_IMPORT = {
     "optimization": {"spiking", "conversion", "ann_training", "experiment"},
 }
 # What knows nothing of spikes takes from `spiking` only what knows nothing of them either.
-ONLY_FROM_SPIKING = {"ann_training": {"spiking.checks", "spiking.runs.files"}, "plotting": set()}
+ONLY_FROM_SPIKING = {
+    "ann_training": {"spiking.checks", "spiking.runs.devices", "spiking.runs.files"},
+    "plotting": set(),
+}
 # What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but
 # plotting, which loads matplotlib.
 MAY_IMPORT_LATER = {"plotting", "matplotlib", "optuna", "tensorboard"}

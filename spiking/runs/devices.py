@@ -1,10 +1,14 @@
-"""The devices of one machine, among which the images of each batch are shared."""
+"""The devices of one machine: how the images of each batch are shared among them, and how they round."""
 
 import contextlib
+import os
 
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled  # TensorFlow tells it nowhere else
 
 from spiking.checks import check_whole
+
+__all__ = ["check_strategy", "is_op_determinism_enabled", "mirrored_strategy", "rounding", "shared"]
 
 
 def mirrored_strategy(devices: int) -> tf.distribute.Strategy | None:
@@ -41,3 +45,13 @@ def check_strategy(strategy) -> tf.distribute.Strategy | None:
 def shared(strategy: tf.distribute.Strategy | None) -> contextlib.AbstractContextManager:
     """The scope in which networks are made for all devices; None: for one."""
     return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def rounding() -> dict[str, int | str]:
+    """What decides in which order numbers are summed and so how they are rounded: repeated runs agree where it does."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cores": tf.config.threading.get_intra_op_parallelism_threads() or cores,
+        "GPUs": len(tf.config.list_logical_devices("GPU")),
+        "oneDNN": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+    }
