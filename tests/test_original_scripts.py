@@ -46,6 +46,14 @@ def test_clamped(elsewhere):
     assert (elsewhere / "tblogs" / "ttfs-clamped-mnist(28x28)").is_dir()
 
 
+def test_repeated(elsewhere):
+    summary = original_scripts.experiment_repeated(timesteps=20)
+    assert (elsewhere / "experiments" / "experiment_repeated" / "runs.csv").read_text().count("COMPLETE") == 2
+    assert {(row["timesteps"], row["n"]) for row in summary} == {(20, 2)}
+    summary = original_scripts.experiment_repeated("steps", timesteps=[19, 21], repetitions=1)
+    assert {(row["timesteps"], row["n"]) for row in summary} == {(19, 1), (20, 1), (21, 1)}
+
+
 def test_a_rate_above_1_saturates():
     image = np.float32([[0.0, 0.1, 0.5, 0.75, 1.0]])
     spikes = PoissonSpikes(2000, max_rate=2, seed=1)(image)
