@@ -78,6 +78,13 @@ def decay(tau: float) -> float:
     return math.exp(-1 / tau)
 
 
+def activation_of(identifier):
+    """The activation of a name, a function, a layer or its configuration, which older versions of Keras do not take."""
+    if isinstance(identifier, dict) and identifier.get("module") == "keras.layers":
+        return keras.saving.deserialize_keras_object(identifier)
+    return keras.activations.get(identifier)
+
+
 class ClosedForm(NamedTuple):
     """What neurons under a current that stays the same do, without stepping them.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, decay, spike
+from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, activation_of, decay, spike
 from spiking.checks import check_choice, check_threshold, check_whole
 from spiking.encoding import Encoding
 from spiking.network.clock import simulate
@@ -122,7 +122,7 @@ class IntegratorNeuronCell(SpikingCell):
 
     def __init__(self, synapse=(), activation="linear", readout_delay: int = 0, **kwargs):
         super().__init__(synapse, **kwargs)
-        self.activation = keras.activations.get(activation)
+        self.activation = activation_of(activation)
         self.readout_delay = check_whole("readout_delay", readout_delay)
 
     def get_initial_state(self, batch_size):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, decay, spike
+from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, activation_of, decay, spike
 from spiking.checks import check_threshold
 from spiking.encoding import Encoding
 from spiking.network.clock import simulate
@@ -129,7 +129,7 @@ class IntegratorNeuronCell(SpikingCell):
 
     def __init__(self, synapse=(), activation="linear", **kwargs):
         super().__init__(synapse, **kwargs)
-        self.activation = keras.activations.get(activation)
+        self.activation = activation_of(activation)
 
     def get_initial_state(self, batch_size):
         time = self.filled(batch_size, shape=(1,) * len(self.current_shape))

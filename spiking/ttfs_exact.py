@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, signed_max_pool, spike, traced_once
+from spiking.cells import PACKAGE, MaxPoolCell, SpikingCell, activation_of, signed_max_pool, spike, traced_once
 from spiking.checks import check_choice, check_threshold, check_timesteps
 from spiking.encoding import Encoding
 from spiking.network.inputs import SpikingInput
@@ -177,7 +177,7 @@ class IntegratorNeuronCell(WindowCell):
 
     def __init__(self, synapse=(), activation="linear", **kwargs):
         super().__init__(synapse, **kwargs)
-        self.activation = keras.activations.get(activation)
+        self.activation = activation_of(activation)
 
     def get_initial_state(self, batch_size):
         clock = self.filled(batch_size, shape=(1,) * len(self.current_shape))

@@ -252,7 +252,7 @@ def _relu(layer, x):
 
 @converts(QuantisedReLU)
 def _quantised_relu(layer, x):
-    ceiling = float(layer.ceiling)
+    ceiling = float(np.asarray(layer.ceiling))
     if ceiling <= 0:
         raise Refusal(f"its trained ceiling is {ceiling:g}", "It must be positive: train anew.")
     return x.neurons(Activation(ceiling, levels=layer.levels))

@@ -231,7 +231,7 @@ def test_saturated_share_of_single_spikes(ann, images):
     snn = convert_ann_to_snn(ann, images, "ttfs", timesteps=12, threshold=0.25)
     first = snn.simulate(images, (RASTERS,)).rasters["first"].numpy()
     share = snn_activation_analysis(snn, images).layers[0].saturated_share
-    assert share == first[0].mean() > 0
+    assert share == first[0].mean(dtype=np.float64) > 0
 
 
 def test_input_spikes(ann, images):
