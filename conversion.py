@@ -76,7 +76,7 @@ def calibrate(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Assembling the spiking network
+# Converting
 
 
 def convert_ann_to_snn(
@@ -122,43 +122,49 @@ def convert_ann_to_snn(
         ValueError: a setting is unknown, out of range or contradicts a finished calibration, or the calibration (its
             images) is not the ANN's.
     """
+    choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
     code = spiking.get_encoding(encoding).configured(timesteps, threshold, **options)
-    _check_correction(code, correction)
-    if correction and isinstance(calibration, Iterator):
-        raise ValueError(
-            "A correction reads the calibration images several times. Received: a generator or another iterator, which "
-            "gives them once. Give a callable that makes it anew, or an array."
-        )
+    _check_correction(code, correction, calibration)
     graph = read(ann)
-    code = code.at_depth(graph.depth)
-    _check_clamps(graph, code)
-    code.total_timesteps(graph.depth)  # refuses more than can be counted
-    if isinstance(calibration, Calibration):
-        choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
-        found = _check_calibration(calibration, graph, correction, choice)
-    else:
-        found = calibrate(
-            graph,
-            calibration,
-            code.normalisation if normalisation is None else normalisation,
-            percentile=code.norm_percentile if norm_percentile is None else norm_percentile,
-            per_channel=code.per_channel if per_channel is None else per_channel,
-            levels=code.timesteps,
-        )
+    code = _fitted(code, graph)
+    found = _calibrated(graph, calibration, code, correction, choice)
     _check_signs(found, code)
     if correction:
         batches = functools.partial(image_batches, calibration, graph.inputs, "calibration")
         found = correct(correction, graph, batches, found, code.rounding_levels, code.spike_value, verbose)
-    for remark in code.remarks(graph.depth):
-        logger.warning("%s: %s", code.name, remark)
     return assemble(graph, code, found, name=f"{graph.name}_{code.name}")
 
 
-def _check_correction(code: Encoding, correction: str | None) -> None:
+def _fitted(code: Encoding, graph: FoldedGraph) -> Encoding:
+    """The code with the settings that follow from the network, once it is known to be able to carry it."""
+    code = code.at_depth(graph.depth)
+    _check_clamps(graph, code)
+    code.total_timesteps(graph.depth)  # refuses more than can be counted
+    for remark in code.remarks(graph.depth):
+        logger.warning("%s: %s", code.name, remark)
+    return code
+
+
+def _calibrated(graph: FoldedGraph, calibration, code: Encoding, correction, choice: dict) -> Calibration:
+    """The finished calibration, once it is known to fit; or one made of images, by choice or as the code has it."""
+    if isinstance(calibration, Calibration):
+        return _check_calibration(calibration, graph, correction, choice)
+    chosen = {name: getattr(code, name) if value is None else value for name, value in choice.items()}
+    percentile = chosen.pop("norm_percentile")
+    method = chosen.pop("normalisation")
+    return calibrate(graph, calibration, method, percentile=percentile, levels=code.timesteps, **chosen)
+
+
+def _check_correction(code: Encoding, correction: str | None, calibration) -> None:
     if correction and code.rounding_levels is None:
         raise ValueError(
             "A correction is for neurons that round to the nearest level: encoding='ttfs_exact', or 'rate' with "
             f"initial_potential=0.5. Received: correction={correction!r} with encoding={code.name!r}"
+        )
+    if correction and isinstance(calibration, Iterator):
+        raise ValueError(
+            "A correction reads the calibration images several times. Received: a generator or another iterator, which "
+            "gives them once. Give a callable that makes it anew, or an array."
         )
 
 

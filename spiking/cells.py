@@ -85,6 +85,16 @@ def activation_of(identifier):
     return keras.activations.get(identifier)
 
 
+def build_in_row(layers, input_shape) -> tuple:
+    """Builds layers that follow one another; returns the shape of what the last one gives, batch axis included."""
+    shape = tuple(input_shape)
+    for layer in layers:
+        if not layer.built:
+            layer.build(shape)
+        shape = tuple(layer.compute_output_shape(shape))
+    return shape
+
+
 class ClosedForm(NamedTuple):
     """What neurons under a current that stays the same do, without stepping them.
 
@@ -135,12 +145,7 @@ class SpikingCell(keras.layers.Layer):
         self.bias = None
 
     def build(self, input_shape):
-        shape = tuple(input_shape)
-        for layer in self.synapse_layers:
-            if not layer.built:
-                layer.build(shape)
-            shape = tuple(layer.compute_output_shape(shape))
-        self.current_shape = shape[1:]
+        self.current_shape = build_in_row(self.synapse_layers, input_shape)[1:]
         if self.neuron_rank is not None and len(self.current_shape) != self.neuron_rank:
             raise ValueError(
                 f"{type(self).__name__} holds neurons in an array of rank {self.neuron_rank}. Received: a synapse "

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from spiking.folding.linear import (
-    DIAGONAL,
     LINEAR,
     Diagonal,
     LinearKind,
@@ -117,9 +116,10 @@ class Chain:
         return any(link.kind.weighted for link in self.links)
 
     @property
-    def moves(self) -> bool:
-        """Whether every value it gives is one of its inputs, scaled and shifted, or 0, shifted."""
-        return all(link.kind.moves or link.kind is DIAGONAL for link in self.links)
+    def moves_in_channels(self) -> bool:
+        """Whether every value it gives is one of its inputs of the same channel, or 0, but for the scale that waits and
+        the bias."""
+        return all(link.kind.moves and link.kind.keeps_channels for link in self.links)
 
     @property
     def identity(self) -> bool:

@@ -34,12 +34,6 @@ ACTIVATION_LAYERS = (kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, Q
 # --- Linear layers ---------------------------------------------------------------------------------------------------
 
 
-@converts(kl.InputLayer)
-def _input(layer, x):
-    x.row.template = "input"
-    return x
-
-
 @converts(
     kl.Dense,
     kl.Conv1D,

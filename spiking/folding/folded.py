@@ -288,6 +288,7 @@ class Folded:
 
     def act_on_image(self, layer) -> "Folded":
         """A layer that acts on the image itself, before it is coded."""
+        self.nothing_final()
         return self._acted_on_image((*self.image_layers, (layer, self.chain.shape)), self.rows, ())
 
     def joined(self, others: Sequence["Folded"], join: Join) -> "Folded":
@@ -371,15 +372,14 @@ class Folded:
     def _poolable(self) -> bool:
         """Whether every value is that of one neuron, moved, or 0: nothing mixed since the neurons.
 
-        Silence stands for 0 in the padding, and in neurons with a floor for that: the two must not meet in a maximum.
+        Not where channels meet in a maximum: their spikes stand for λ of their own, and behind a concatenation come in
+        windows of their own. Silence stands for 0 in the padding, and in neurons with a floor for that: the two must
+        not meet either.
         """
-        if not (self.chain.moves and sends_spikes(self.reading.nodes, self.node)):
+        if not (self.chain.moves_in_channels and sends_spikes(self.reading.nodes, self.node)):
             return False
-        kept = all(link.kind.keeps_channels for link in self.chain.links)
         padded = any(link.kind is PADDING for link in self.chain.links)
-        if isinstance(self.node, Relay) and not kept:  # channels from different sources, with windows of their own
-            return False
-        return (kept and not padded) or never_negative(self.reading.nodes, self.node)
+        return not padded or never_negative(self.reading.nodes, self.node)
 
     def _stays_positive(self) -> bool:
         """Whether no value can be negative, whatever the image."""

@@ -306,10 +306,6 @@ class FoldedGraph:
 
         return run
 
-    def potential(self, name: str, dtype: str = "float32") -> Callable:
-        """W∗x + b of one node of one source, as a function of what its source gives."""
-        return _potential(self.nodes[name].edge.chain, dtype)
-
 
 def sends_spikes(nodes, node) -> bool:
     """Whether what a node gives are spikes of neurons, each where one neuron sent it."""

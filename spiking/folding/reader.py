@@ -305,10 +305,12 @@ def rerun(model, inputs, replaced: Mapping[type, Callable]):
     def apply(layer, *arguments, **keywords):
         if type(layer) in replaced:
             return replaced[type(layer)](layer, *arguments)
-        if isinstance(layer, Sequential | Functional) and not _has_own_call(layer):
+        if isinstance(layer, keras.Model):
             return rerun(layer, arguments[0], replaced)
         return layer(*arguments, **keywords)
 
+    if not isinstance(model, Sequential | Functional) or _has_own_call(model):
+        return model(inputs, training=False)
     if isinstance(model, Sequential):
         for layer in model.layers:
             inputs = apply(layer, inputs)

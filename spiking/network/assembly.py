@@ -128,9 +128,7 @@ class Assembly:
 
     def _pool(self, node: Pool):
         source, chain = node.edge
-        chain, unit = self._in_source_units(source, chain)
-        if channel_vector(unit, chain.shape[-1]) is None:  # a maximum needs one unit for all it compares
-            chain, unit = chain.multiplied(unit), np.ones(1)
+        chain, unit = self._in_source_units(source, chain)  # one unit per channel: a maximum compares no others
         pool = type(node.layer).from_config({**node.layer.get_config(), "dtype": self.dtype, "name": "pool"})
         cell = self.code.max_pool(chain.layers(self.dtype), pool=pool, sign=node.sign)
         constant = channel_vector(chain.constant(self.constants[source]), node.shape[-1])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE
+from spiking.cells import PACKAGE, build_in_row
 from spiking.checks import check_real, check_timesteps, check_whole
 
 
@@ -29,12 +29,7 @@ class SpikingInput(keras.layers.Layer):
         self.supports_jit = False
 
     def build(self, input_shape):
-        shape = tuple(input_shape)
-        for layer in self.preprocessing:
-            if not layer.built:
-                layer.build(shape)
-            shape = tuple(layer.compute_output_shape(shape))
-        self.preprocessed_shape = shape[1:]
+        self.preprocessed_shape = build_in_row(self.preprocessing, input_shape)[1:]
         self.built = True
 
     def preprocess(self, images: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE
+from spiking.cells import PACKAGE, build_in_row
+from spiking.folding.graph import Join
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -62,12 +63,7 @@ class Relay(keras.layers.Layer):
     def build(self, input_shape):
         shapes = []
         for synapse, shape in zip(self.synapses, _shapes(input_shape), strict=True):
-            shape = self._step_shape(shape)
-            for layer in synapse:
-                if not layer.built:
-                    layer.build(shape)
-                shape = tuple(layer.compute_output_shape(shape))
-            shapes.append(tuple(shape[1:]))
+            shapes.append(build_in_row(synapse, self._step_shape(shape))[1:])
         self.source_shapes = shapes  # of what is joined, without the batch axis
         self.step_shape = self._joined(shapes)  # of what goes out in one time step, without the batch axis
         self.built = True
@@ -104,12 +100,7 @@ class Relay(keras.layers.Layer):
 
     def together(self, values: list[tf.Tensor]) -> tf.Tensor:
         """Added, or side by side."""
-        if self.axis is not None:
-            return tf.concat(values, self.axis)
-        total = values[0]
-        for value in values[1:]:
-            total = total + value
-        return total
+        return Join(self.axis)(values)
 
     def call(self, sequences):
         sequences = list(sequences) if isinstance(sequences, list | tuple) else [sequences]

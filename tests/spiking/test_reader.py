@@ -7,7 +7,7 @@ import tensorflow as tf
 from conftest import randomise
 from keras import layers as kl
 
-from conversion import ConversionError, conversion_report, convert_ann_to_snn, read
+from conversion import ConversionError, conversion_report, convert_ann_to_snn, diagnose, read
 from spiking.folding.activations import SAME_FUNCTION
 from spiking.folding.graph import Image, Neurons, Relay
 from spiking.folding.interpolation import bilinear, nearest
@@ -343,3 +343,48 @@ def test_lora_is_merged():
     for weight in ann.get_layer("a").trainable_weights:
         weight.assign(np.random.default_rng(1).normal(size=weight.shape))
     assert_same_function(ann, images((4,)))
+
+
+@pytest.mark.parametrize("middle", [kl.Permute((3, 1, 2)), kl.Reshape((8, 4, 1))], ids=["Permute", "Reshape"])
+def test_a_maximum_over_channels_needs_neurons(middle):
+    """With λ per channel a spike of one channel is worth 8 of the other: the earliest is not the largest."""
+    ann = keras.Sequential([keras.Input((4, 4, 2)), kl.Conv2D(2, 1, activation="relu"), middle, kl.MaxPooling2D(2),
+                            kl.Flatten(), kl.Dense(2)])  # fmt: skip
+    randomise(ann)
+    ann.layers[0].set_weights([np.diag([0.5, 4.0]).reshape(1, 1, 2, 2), np.zeros(2)])
+    x = images((4, 4, 2))
+    assert_same_function(ann, x)
+    snn = convert_ann_to_snn(ann, x, "ttfs_exact", 8, normalisation="max", per_channel=True)
+    np.testing.assert_allclose(keras.Model(snn.inputs, snn.outputs)([x]), snn(x), atol=1e-4)
+
+
+def test_scales_that_differ_by_position_meet_no_maximum():
+    ann = chain((4, 4, 1), kl.Conv2D(2, 1, activation="relu"), kl.BatchNormalization(axis=1), kl.ZeroPadding2D(),
+                kl.MaxPooling2D(2), kl.Flatten(), kl.Dense(2))  # fmt: skip
+    x = images((4, 4, 1))
+    assert len(assert_same_function(ann, x).neurons) == 2
+    snn = convert_ann_to_snn(ann, x, "ttfs_exact", 8, normalisation="max")
+    np.testing.assert_allclose(keras.Model(snn.inputs, snn.outputs)([x]), snn(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [kl.AveragePooling2D(2), kl.MaxPooling2D(2), kl.Resizing(2, 2), kl.CenterCrop(2, 2)])
+def test_an_activation_of_the_image_is_not_lost(layer):
+    with pytest.raises(ConversionError, match="activation='tanh' in front of"):
+        read(chain((4, 4, 1), kl.Activation("tanh"), layer, kl.Flatten(), kl.Dense(2)))
+
+
+class Normalised(keras.Model):
+    """A subclassed model with BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm, self.act, self.head = kl.Dense(4), kl.BatchNormalization(), kl.ReLU(), kl.Dense(2)
+
+    def call(self, x, training=None):
+        return self.head(self.act(self.norm(self.body(x), training=training)))
+
+
+def test_a_subclassed_model_is_diagnosed():
+    ann, x = Normalised(), images((3,), number=40)
+    ann(x)
+    assert diagnose(ann, convert_ann_to_snn(ann, x, "ttfs_exact"), x).images == 40
