@@ -191,8 +191,9 @@ class Experiment:
             the accuracies of ANN and SNN; the analysis runs on one of them. The numbers are those of a single device
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
 
+    All arguments but `dataset` are attributes, as checked; `encoding` is the (first) one.
+
     Attributes:
-        All arguments but `dataset`, as checked; `encoding` is the (first) one.
         data: the data set that was read.
         network: name of the network or of the training function.
         settings: encoding -> its settings, completed with the encoding's defaults.

@@ -1,6 +1,8 @@
 """The worked examples of the documentation run as they stand."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,22 @@ def test_extending(tables):
 def test_from_the_original(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_blocks("FROM_THE_ORIGINAL.md", 1)
+
+
+@pytest.mark.parametrize("page, count", [("start.md", 5), ("guides/network.md", 2), ("guides/search.md", 2),
+                                         ("guides/energy.md", 1), ("MEASURING.md", 1)])  # fmt: skip
+def test_guides(page, count, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page, count)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Links, anchors, the navigation and every docstring of the reference."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    reference = (tmp_path / "api" / "conversion" / "index.html").read_text(encoding="utf-8")
+    assert "convert_ann_to_snn" in reference and "norm_percentile" in reference
 
 
 def test_the_names_of_today_exist():
