@@ -45,6 +45,7 @@ def assemble(graph: FoldedGraph, code: Encoding, calibration, name: str) -> Spik
                 if each in hidden and np.any(constant)},
         calibration=calibration.rows(),
         input_range=calibration.image_range,
+        fingerprint=calibration.fingerprint,
     )  # fmt: skip
     for cell, bias in assembly.biases:
         if cell.bias is not None:

@@ -39,11 +39,12 @@ class SpikingModel(Functional):
         floors: for hidden layers whose spikes stand for what exceeds a floor, the floor; as `scales`.
         calibration: rows of the calibration's report, see `Calibration.rows`.
         input_range: smallest and largest input of the calibration images, or None.
+        fingerprint: of the folded ANN, see `spiking.scaling.fingerprint`; or None.
     """
 
     def __init__(
         self, *args, encoding=None, wiring=None, read_outs=None, report=(), scales=None, floors=None, calibration=(),
-        input_range=None, **kwargs,
+        input_range=None, fingerprint=None, **kwargs,
     ):  # fmt: skip
         super().__init__(*args, **kwargs)
         # In an object of its own, because Keras would wrap lists and dicts among a layer's attributes.
@@ -56,6 +57,7 @@ class SpikingModel(Functional):
             floors=dict(floors or {}),
             calibration=[dict(row) for row in calibration],
             input_range=input_range,
+            fingerprint=fingerprint,
         )
         self._simulations = {}
         # Under a mixed policy Keras would cast the cells' weights to float16, and spikes would be lost.
@@ -97,6 +99,11 @@ class SpikingModel(Functional):
     def input_range(self) -> tuple[float, float] | None:
         """The smallest and largest input of the calibration images."""
         return self._description.input_range
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the folded ANN that it came from."""
+        return self._description.fingerprint
 
     @property
     def timesteps(self) -> int:

@@ -1,0 +1,1 @@
+"""In and out: what leaves Keras, and what comes from elsewhere."""
