@@ -152,8 +152,8 @@ def _calibrated(graph: FoldedGraph, calibration, code: Encoding, correction, cho
         return _check_calibration(calibration, graph, correction, choice)
     chosen = {name: getattr(code, name) if value is None else value for name, value in choice.items()}
     percentile = chosen.pop("norm_percentile")
-    method = chosen.pop("normalisation")
-    return calibrate(graph, calibration, method, percentile=percentile, levels=code.timesteps, **chosen)
+    method, levels = chosen.pop("normalisation"), code.rounding_levels or code.timesteps
+    return calibrate(graph, calibration, method, percentile=percentile, levels=levels, **chosen)
 
 
 def _check_correction(code: Encoding, correction: str | None, calibration) -> None:

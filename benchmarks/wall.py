@@ -165,12 +165,12 @@ def distance_from_threshold(cell, levels) -> np.ndarray:
     """How far a neuron's potential is from where its spike would move by a step, in units of θ."""
     if not cell.holds_neurons:  # pooling has no threshold, so nothing may differ
         return np.full(cell.levels(levels).shape, np.inf)
-    potential = cell.current(levels) + cell.bias_in_steps(cell.threshold)
+    potential = cell.current(levels) + cell.bias_in_steps()
     distance = np.abs(potential + 0.5 - np.round(potential + 0.5))
     if cell.clamp is not None:
-        clamp = np.asarray(cell.clamp) * (cell.timesteps / cell.threshold)
+        clamp = np.asarray(cell.clamp) * (cell.highest / cell.threshold)
         distance = np.minimum(distance, np.abs(potential - clamp))
-    return np.asarray(distance) / cell.timesteps
+    return np.asarray(distance) / cell.highest
 
 
 def first_times(raster: np.ndarray) -> np.ndarray:

@@ -236,21 +236,15 @@ class PoolState(NamedTuple):
     passed: tf.Tensor
 
 
-class MaxPoolCell(SpikingCell):
-    """Max pooling on spikes: passes on the increments of the largest cumulated input of each window.
-
-        c ← c + x,   m = max over the window of c,   output m − m_before.
-
-    With one spike per input at most (ttfs) that is the first spike of the window; with rates it is exact on the
-    counts. Channels with `sign` −1 pass the increments of the smallest count instead: there a negative scale between
-    the neurons and the pooling turned the maximum into a minimum (in ttfs: the latest spike).
+class PoolCell(SpikingCell):
+    """Base of the cells that pool spikes: how they are compared is up to the code.
 
     Args:
         pool: the Keras max-pooling layer that defines window, strides and padding.
-        sign: +1 or −1 per channel, `None` for +1 everywhere.
+        sign: +1 or −1 per channel, `None` for +1 everywhere. Channels with −1 pass the smallest instead: there a
+            negative scale between the neurons and the pooling turned the maximum into a minimum.
     """
 
-    State = PoolState
     holds_neurons = False
 
     def __init__(self, synapse=(), pool=None, sign=None, **kwargs):
@@ -268,19 +262,8 @@ class MaxPoolCell(SpikingCell):
     def neurons_shape(self):
         return self.pooled_shape
 
-    def get_initial_state(self, batch_size):
-        return PoolState(self.filled(batch_size), self.filled(batch_size, shape=self.pooled_shape))
-
     def spikes_in(self, state):
         return state.passed
-
-    def spike_count(self, state):
-        return state.passed
-
-    def step(self, current, state):
-        received = state.received + current
-        passed = signed_max_pool(self.pool, received, self.sign)
-        return passed - state.passed, PoolState(received, passed)
 
     def get_config(self):
         return {
@@ -294,6 +277,29 @@ class MaxPoolCell(SpikingCell):
         config = dict(config)
         config["pool"] = keras.saving.deserialize_keras_object(config["pool"], custom_objects=custom_objects)
         return super().from_config(config, custom_objects)
+
+
+class MaxPoolCell(PoolCell):
+    """Max pooling on spikes: passes on the increments of the largest cumulated input of each window.
+
+        c ← c + x,   m = max over the window of c,   output m − m_before.
+
+    With one spike per input at most (ttfs) that is the first spike of the window; with rates it is exact on the
+    counts. Channels with `sign` −1 pass the increments of the smallest count instead (in ttfs: the latest spike).
+    """
+
+    State = PoolState
+
+    def get_initial_state(self, batch_size):
+        return PoolState(self.filled(batch_size), self.filled(batch_size, shape=self.pooled_shape))
+
+    def spike_count(self, state):
+        return state.passed
+
+    def step(self, current, state):
+        received = state.received + current
+        passed = signed_max_pool(self.pool, received, self.sign)
+        return passed - state.passed, PoolState(received, passed)
 
 
 def signed_max_pool(pool, x: tf.Tensor, sign=None) -> tf.Tensor:

@@ -2,9 +2,12 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import numpy as np
 
 from spiking.cells import SpikingCell
 from spiking.checks import check_threshold, check_timesteps
@@ -67,6 +70,10 @@ class Encoding(abc.ABC):
     def neurons(self, window: int) -> dict[str, Any]:
         """Keyword arguments of the cell of a layer of neurons; `window` counts the layers of neurons before it, + 1."""
 
+    def pools(self) -> dict[str, Any]:
+        """Keyword arguments of the pooling cell, beside the layer that it follows."""
+        return {}
+
     @abc.abstractmethod
     def read_out(self, window: int) -> dict[str, Any]:
         """Keyword arguments of an integrator that listens to neurons of that window and earlier ones."""
@@ -82,9 +89,23 @@ class Encoding(abc.ABC):
             **keywords: of the Keras layer.
         """
 
-    @abc.abstractmethod
     def activity(self, counts, times):
-        """The activity in units of λ from spike counts and first spike times (0: none), arrays of one shape."""
+        """The activity in units of λ from spike counts and first spike times (0: none), arrays of one shape.
+
+        Not for codes that are told by the pattern, or that know the activity at once: their `simulate` records it.
+        """
+        raise TypeError(f"The activity of {self.name!r} is recorded: simulate(images, 'activities').")
+
+    def expressible(self, timesteps: int) -> np.ndarray:
+        """All activities one neuron can express in a simulation of so many steps, ascending from 0, in units of λ."""
+        steps = np.arange(1, timesteps + 1, dtype=np.float32)
+        once = np.ones_like(steps)
+        activity = self.activity(once, steps) if self.tells_by == "time" else self.activity(steps, once)
+        return np.unique(np.append(np.asarray(activity), 0.0)).astype(np.float64)
+
+    def finer(self, factor: float) -> int:
+        """The number of time steps with which neurons can express `factor` times as many activities."""
+        return math.ceil(self.timesteps * factor)
 
     @abc.abstractmethod
     def simulate(self, plan, images, record=(), training: bool = False):

@@ -16,13 +16,13 @@ import tensorflow as tf
 from keras import layers as kl
 
 from spiking.analysis.advice import BATCH_NORM, Conversion, Finding, best_step, in_order, of_curve, of_layers
-from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
+from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums
 from spiking.analysis.tasks import Task, task_of
 from spiking.analysis.verification import Comparison, OutputDifference, described, least_same_class
 from spiking.folding.graph import FoldedGraph, Image
 from spiking.folding.reader import rerun
 from spiking.network.model import SpikingModel
-from spiking.network.records import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.network.records import ACTIVITIES, READOUTS
 
 # From what size wrong statistics are reported: of the mean in standard deviations, of these as ln of their ratio.
 BATCH_NORM_LIMIT = 0.5
@@ -174,11 +174,11 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
             f"{list(graph.hidden)}. Convert it anew."
         )
     code, task = snn.encoding, task_of(snn)
-    grid = levels(code, snn.timesteps)
+    grid = code.expressible(snn.timesteps)
     sums = {name: LayerErrorSums(name, grid, snn.scales[name]) for name in graph.neurons}
     ann, responses = graph.function(every_node=True), _responses(graph)
     check, comparison, answers, seen = BatchNormCheck(graph.ann), Comparison(task), AnswerSums(task), 0
-    record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if answers.asked else 2]
+    record = (ACTIVITIES, READOUTS) if answers.asked else (ACTIVITIES,)
     for images, labels in batches:
         simulation, targets = snn.simulate(images, record), ann(images)
         _add_layers(sums, snn, simulation, targets, functools.partial(responses, graph.flat_images(images)))
@@ -202,8 +202,7 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
 
 def _add_layers(sums: dict[str, LayerErrorSums], snn: SpikingModel, simulation, targets, responses) -> None:
     """Adds a batch to the error of every layer of neurons, in units above the layer's floor."""
-    times = simulation.first_spike_times
-    activity = {name: snn.activity(name, counts, times[name]) for name, counts in simulation.spike_counts.items()}
+    activity = {name: snn.activity(name, activities) for name, activities in simulation.activities.items()}
     expected = responses(activity)
     for name, each in sums.items():
         floor = np.asarray(snn.floors.get(name, 0.0), np.float32)

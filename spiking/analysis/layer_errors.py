@@ -21,8 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiking.encoding import Encoding
-
 
 @dataclass(frozen=True)
 class LayerErrors:
@@ -59,19 +57,6 @@ class LayerErrors:
 PARTS = ("error", "clipping", "quantisation", "lost", "arrival", "scatter", "input")
 
 
-def levels(code: Encoding, timesteps: int) -> np.ndarray:
-    """All activities one neuron can express, ascending from 0, in units of λ.
-
-    Args:
-        code: of the conversion, with its settings.
-        timesteps: of the whole simulation.
-    """
-    steps = np.arange(1, timesteps + 1, dtype=np.float32)
-    once = np.ones_like(steps)
-    activity = code.activity(once, steps) if code.tells_by == "time" else code.activity(steps, once)
-    return np.unique(np.append(np.asarray(activity), 0.0)).astype(np.float64)
-
-
 def _root_mean_square(values) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
@@ -80,7 +65,7 @@ class LayerErrorSums:
     """Streams the error of one layer of neurons.
 
     Args:
-        grid: what `levels` gives.
+        grid: what `Encoding.expressible` gives.
         scale: λ, a number or one per channel.
     """
 

@@ -15,11 +15,10 @@ import tensorflow as tf
 from spiking.analysis.accuracy import Scores
 from spiking.analysis.operations import EffectiveMacs, connections, edges, fan_out, fan_outs, sends_analog
 from spiking.analysis.tasks import task_of
-from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph
 from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
-from spiking.network.records import FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.network.records import ACTIVITIES, FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
@@ -128,15 +127,18 @@ class SpikeCounter:
     Args:
         neurons_shape: shape of the layer for one image.
         timesteps: T.
+        full: the largest activity that a neuron can express, in units of λ.
     """
 
-    def __init__(self, neurons_shape: tuple[int, ...], timesteps: int):
+    def __init__(self, neurons_shape: tuple[int, ...], timesteps: int, full: float):
+        self.full, self.saturated = full * (1 - 1e-6), 0  # (neuron, image) pairs that reach it, whatever rounds
         self.totals = np.zeros(neurons_shape)
         self.counts = np.zeros(timesteps + 1, np.int64)
         self.times = np.zeros(timesteps + 1, np.int64)
 
-    def update(self, counts: np.ndarray, times: np.ndarray) -> None:
-        """Adds one batch of spike counts and first spike times, both `(batch, *neurons_shape)`."""
+    def update(self, counts: np.ndarray, times: np.ndarray, activities: np.ndarray) -> None:
+        """Adds one batch of spike counts, first spike times and activities, each `(batch, *neurons_shape)`."""
+        self.saturated += int(np.count_nonzero(activities >= self.full))
         self.totals += counts.sum(axis=0)
         for histogram, values in ((self.counts, counts + 0.5), (self.times, times)):  # + ½: averages are graded
             histogram += np.bincount(values.astype(np.intp).ravel(), minlength=len(histogram))
@@ -151,19 +153,8 @@ def _moments(histogram: np.ndarray, first: int = 0) -> tuple[float, float]:
     return mean, float(np.average((values - mean) ** 2, weights=weights))
 
 
-def _saturated(code: Encoding, counter: SpikeCounter) -> int:
-    """Number of (neuron, image) pairs with the largest activity that the code can express."""
-    steps = np.arange(1, len(counter.counts), dtype=np.float32)
-    once = np.ones_like(steps)
-    if code.tells_by == "time":
-        told, activity = counter.times, np.asarray(code.activity(once, steps))
-    else:
-        told, activity = counter.counts, np.asarray(code.activity(steps, once))
-    return int(told[1:][activity == activity.max()].sum())
-
-
 def _layer_statistics(
-    name: str, cell, counter: SpikeCounter, reached: np.ndarray, samples: int, code: Encoding
+    name: str, cell, counter: SpikeCounter, reached: np.ndarray, samples: int
 ) -> LayerStatistics:
     pairs = samples * counter.totals.size
     time_mean, time_var = _moments(counter.times, first=1)
@@ -177,7 +168,7 @@ def _layer_statistics(
         first_spike_time_mean=time_mean,
         first_spike_time_var=time_var,
         silent_share=float(counter.times[0] / pairs),
-        saturated_share=_saturated(code, counter) / pairs,
+        saturated_share=counter.saturated / pairs,
         spike_count_histogram=counter.counts,
         first_spike_time_histogram=counter.times,
         synaptic_operations=float(np.sum(counter.totals * reached) / samples),
@@ -211,7 +202,10 @@ class Measurement:
 
     def __init__(self, snn: SpikingModel, graph: FoldedGraph | None):
         self.snn, plan = snn, snn.plan
-        self.counters = {name: SpikeCounter(plan.cells[name].neurons_shape, plan.timesteps) for name in plan.hidden}
+        full = float(snn.encoding.expressible(plan.timesteps)[-1])
+        self.counters = {
+            name: SpikeCounter(plan.cells[name].neurons_shape, plan.timesteps, full) for name in plan.hidden
+        }
         self.coded = not snn.encoding.signed_input  # an input of spikes, which stand for intensities
         self.input_events = {name: _input_events(layer, self.coded) for name, layer in plan.inputs.items()}
         self.events = {name: np.zeros(layer.preprocessed_shape) for name, layer in plan.inputs.items()}
@@ -222,10 +216,11 @@ class Measurement:
         """Simulates one batch, with labels or None."""
         if labels is not None:
             self.scores = self.scores or Scores(task_of(self.snn))
-        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, READOUTS)[: 3 if self.scores else 2]
+        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, ACTIVITIES, READOUTS)[: 4 if self.scores else 3]
         simulation, plan = self.snn.simulate(images, record), self.snn.plan
         for name, counter in self.counters.items():
-            counter.update(simulation.spike_counts[name].numpy(), simulation.first_spike_times[name].numpy())
+            told = simulation.spike_counts, simulation.first_spike_times, simulation.activities
+            counter.update(*(record[name].numpy() for record in told))
         if self.scores:
             self.scores.update(simulation.readouts, labels, moments=True)
         named = self.snn.named_images(images)
@@ -280,11 +275,11 @@ def analyse(snn: SpikingModel, batches: Iterable[tuple], graph: FoldedGraph | No
 
 def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
     """All numbers, from what was gathered."""
-    plan, code, samples, timesteps = snn.plan, snn.encoding, found.samples, snn.timesteps
+    plan, samples, timesteps = snn.plan, found.samples, snn.timesteps
     accuracies = found.scores.shares() if found.scores else None
     reached = fan_outs(plan, found.coded)
     layers = [
-        _layer_statistics(name, plan.cells[name], counter, reached[name], samples, code)
+        _layer_statistics(name, plan.cells[name], counter, reached[name], samples)
         for name, counter in found.counters.items()
     ]
     operations, macs = found.operations(reached)

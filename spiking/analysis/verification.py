@@ -11,7 +11,7 @@ from spiking.analysis.accuracy import Spread
 from spiking.analysis.tasks import LINEAR, SIGMOID, Output, Task, task_of
 from spiking.folding.graph import FoldedGraph
 from spiking.network.model import SpikingModel
-from spiking.network.records import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.network.records import ACTIVITIES
 
 logger = logging.getLogger(__name__)
 
@@ -280,11 +280,11 @@ def layer_activities(graph, snn: SpikingModel, images) -> tuple[dict[str, tuple[
         Hidden layer that both have -> (ANN activation, SNN activity), in the ANN's units, `(batch, …)`; and the SNN's
         output.
     """
-    simulation = snn.simulate(images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+    simulation = snn.simulate(images, ACTIVITIES)
     targets = graph.function(every_node=True)(images)
     pairs = {
-        name: (targets[name].numpy(), snn.activity(name, counts, simulation.first_spike_times[name]))
-        for name, counts in simulation.spike_counts.items()
+        name: (targets[name].numpy(), snn.activity(name, activities))
+        for name, activities in simulation.activities.items()
         if name in targets
     }
     return pairs, simulation.output

@@ -131,7 +131,7 @@ class Assembly:
         source, chain = node.edge
         chain, unit = self._in_source_units(source, chain)  # one unit per channel: a maximum compares no others
         pool = type(node.layer).from_config({**node.layer.get_config(), "dtype": self.dtype, "name": "pool"})
-        cell = self.code.max_pool(chain.layers(self.dtype), pool=pool, sign=node.sign)
+        cell = self.code.max_pool(chain.layers(self.dtype), pool=pool, sign=node.sign, **self.code.pools())
         constant = channel_vector(chain.constant(self.constants[source]), node.shape[-1])
         return self._rnn(cell, node), channel_vector(unit, node.shape[-1]), constant
 

@@ -17,7 +17,14 @@ from spiking.encoding import Encoding
 from spiking.network.inputs import SpikingInput
 from spiking.network.layers import Relay, SpikingRNN
 from spiking.network.plan import Plan
-from spiking.network.records import Simulation, check_record
+from spiking.network.records import (
+    ACTIVITIES,
+    FIRST_SPIKE_TIMES,
+    RECORDS,
+    SPIKE_COUNTS,
+    Simulation,
+    check_record,
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -130,7 +137,7 @@ class SpikingModel(Functional):
 
         Args:
             images: as the ANN takes them, `(batch, …)`.
-            record: any of "spike_counts", "first_spike_times", "rasters", "readouts".
+            record: any of "spike_counts", "first_spike_times", "rasters", "readouts", "activities".
             training: whether gradients through the spikes are wanted.
 
         Returns:
@@ -146,14 +153,14 @@ class SpikingModel(Functional):
             self._simulations[key] = tf.function(run, reduce_retracing=True, autograph=False)
         return self._simulations[key](images)
 
-    def activity(self, name: str, counts, times) -> np.ndarray:
-        """What a hidden layer's spikes stand for, in the ANN's units; shape of the counts.
+    def activity(self, name: str, activities) -> np.ndarray:
+        """What a hidden layer's spikes stand for, in the ANN's units, `(batch, …)`.
 
         Args:
             name: of the layer.
-            counts, times: its spike counts and first spike times.
+            activities: the same in units of λ, as `simulate` records them.
         """
-        activity = np.asarray(self.encoding.activity(counts, times)) * np.asarray(self.scales[name], np.float32)
+        activity = np.asarray(activities) * np.asarray(self.scales[name], np.float32)
         return activity + np.asarray(self.floors.get(name, 0.0), np.float32)
 
     def named_images(self, images) -> dict[str, tf.Tensor]:
@@ -180,7 +187,14 @@ class SpikingModel(Functional):
         self.predict_function = self.test_function = self.train_function = None
 
     def _simulate(self, record, training, images) -> Simulation:
-        return self.encoding.simulate(self.plan, images, record, training)
+        code, plan = self.encoding, self.plan
+        if ACTIVITIES not in record or code.tells_by == "pattern":
+            return code.simulate(plan, images, record, training)
+        told = tuple(name for name in RECORDS if name in {*record, SPIKE_COUNTS, FIRST_SPIKE_TIMES} - {ACTIVITIES})
+        simulation = code.simulate(plan, images, told, training)
+        counts, times = simulation.spike_counts, simulation.first_spike_times
+        activities = {name: code.activity(counts[name], times[name]) for name in plan.hidden}
+        return simulation._replace(activities=activities, **{name: {} for name in told if name not in record})
 
     def call(self, inputs, training=None, mask=None):
         return self.simulate(inputs, training=bool(training)).output

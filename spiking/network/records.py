@@ -11,7 +11,8 @@ SPIKE_COUNTS = "spike_counts"
 FIRST_SPIKE_TIMES = "first_spike_times"
 RASTERS = "rasters"
 READOUTS = "readouts"
-RECORDS = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, READOUTS)
+ACTIVITIES = "activities"
+RECORDS = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, READOUTS, ACTIVITIES)
 
 
 class Simulation(NamedTuple):
@@ -23,6 +24,7 @@ class Simulation(NamedTuple):
         first_spike_times: per hidden layer, time step (from 1) of the first spike, 0 for none, `(batch, …)`.
         rasters: per hidden layer, what was emitted at each step, `(T, batch, …)`. Memory grows with T.
         readouts: the output after each step, `(T, batch, …)` each.
+        activities: per hidden layer, what its spikes stand for, in units of λ, `(batch, …)`.
     """
 
     output: Any
@@ -30,6 +32,7 @@ class Simulation(NamedTuple):
     first_spike_times: dict[str, tf.Tensor] = {}
     rasters: dict[str, tf.Tensor] = {}
     readouts: Any = ()
+    activities: dict[str, tf.Tensor] = {}
 
 
 def check_record(record: str | Sequence[str]) -> tuple[str, ...]:

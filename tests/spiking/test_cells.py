@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from spiking.cells import spike
-from spiking.ttfs_exact import straight_through_floor
+from spiking.windows import straight_through_floor
 
 EAGER_AND_TRACED = pytest.mark.parametrize("wrap", [lambda f: f, tf.function], ids=["eager", "traced"])
 

@@ -13,15 +13,15 @@ from conversion import convert_ann_to_snn, diagnose, snn_accuracy
 from spiking import rate, ttfs
 from spiking.analysis import advice
 from spiking.analysis.advice import Conversion
-from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums, levels
+from spiking.analysis.layer_errors import PARTS, LayerErrors, LayerErrorSums
 
 
-def test_levels():
-    assert levels(rate.ENCODING.configured(4), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert levels(rate.ENCODING.configured(4, 2.0), 4).tolist() == [0, 0.5, 1, 1.5, 2]
-    assert levels(ttfs.ENCODING.configured(4, 1.0), 4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+def test_expressible_activities():
+    assert rate.ENCODING.configured(4).expressible(4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert rate.ENCODING.configured(4, 2.0).expressible(4).tolist() == [0, 0.5, 1, 1.5, 2]
+    assert ttfs.ENCODING.configured(4, 1.0).expressible(4).tolist() == [0, 0.25, 0.5, 0.75, 1]
     exact = spiking.get_encoding("ttfs_exact").configured(4)  # three windows of 4 steps: the same values in each
-    assert levels(exact, 12).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert exact.expressible(12).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_split_by_hand():
