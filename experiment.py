@@ -16,14 +16,15 @@ An existing run is never overwritten: a second run of the same name becomes `<na
 """
 
 import os
+import sys
 
 # Ahead of the import of TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if __name__ == "__main__":
+# The installed command, spiking-experiment, imports this module before it calls `main`.
+if __name__ == "__main__" or os.path.basename(sys.argv[0]).startswith("spiking-experiment"):
     # TensorFlow gives notices of its start before it reads that, one of them headed WARNING: they are sieved out, in a
     # process of its own, so that what it says before it gives up is shown.
     import subprocess
-    import sys
 
     SIEVE = """import re, sys
 for line in sys.stdin:
@@ -47,7 +48,6 @@ import logging
 import math
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime

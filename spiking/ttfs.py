@@ -202,10 +202,17 @@ class Ttfs(Encoding):
         return tf.where(times > 0, (self.timesteps + 1 - times) / self.timesteps, 0)
 
     def remarks(self, depth):
-        """A layer needs about θ steps to reach its threshold, so T/θ layers is all there is time for."""
-        reach = self.timesteps / self.threshold
-        if depth <= reach:
+        """A layer needs about θ steps to reach its threshold, so T/θ layers is all there is time for. At twice the T/θ that
+        loses least, points are lost to what fires late (docs/DEFAULTS.md)."""
+        reach, best = self.timesteps / self.threshold, 4.0 + depth
+        if depth <= reach <= 2 * best:
             return []
+        if reach > best:
+            return [
+                f"threshold={self.threshold:g} at timesteps={self.timesteps}: {depth} layers of neurons lose least at "
+                f"a threshold of {self.timesteps / best:.3g}; with one so low, neurons that should be silent fire: "
+                f"take threshold=None, which follows from the steps, or about {self.threshold * best:.3g} time steps."
+            ]
         return [
             f"{depth} layers of neurons need about threshold={self.threshold:g} time steps each, but "
             f"timesteps={self.timesteps} is enough for {reach:.0f}: the last layers will stay silent. Take more time "

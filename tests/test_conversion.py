@@ -452,6 +452,22 @@ def test_models_that_cannot_be_read():
         convert_ann_to_snn(free, images)
 
 
+class Keras2Model:
+    """Stands in for tf_keras.Model, which CI does not have; tried with tf_keras 2.21 as well."""
+
+    __module__ = "tf_keras.src.engine.training"
+
+
+class OwnKeras2Model(Keras2Model):
+    """As a user derives one, in a module of another name."""
+
+
+@pytest.mark.parametrize("kind", [Keras2Model, OwnKeras2Model])
+def test_models_of_keras_2_are_named_with_the_way_out(kind):
+    with pytest.raises(ConversionError, match=rf"{kind.__name__} of .*: Keras 2[.].*set_weights.*load_model"):
+        convert_ann_to_snn(kind(), lambda: pytest.fail("refuse before any work"))
+
+
 def test_deep_ttfs_is_warned_of(caplog):
     ann = build([dense(activation="relu")] * 4 + [dense(3)], (4,))
     convert_ann_to_snn(ann, np.random.default_rng(0).random((9, 4)), "ttfs", 30, **ttfs.classic())

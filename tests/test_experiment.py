@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -662,6 +663,16 @@ def test_the_main_job_names_its_phases_and_warns_of_nothing(tmp_path):
             assert phase in told
     assert "denseonly1 is trained for 1 epochs" in done.stderr
     assert "report.html" in done.stdout
+
+
+def test_the_installed_command_starts_as_silently(tmp_path):
+    """Its script imports `experiment`, as pip writes it, and is not the module that runs."""
+    script = tmp_path / "spiking-experiment"
+    script.write_text("import sys\nfrom experiment import main\nsys.exit(main())\n", encoding="utf-8")
+    command = [sys.executable, str(script), "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_says_what_is_so(capsys):

@@ -8,6 +8,7 @@ of it, position by position, so zero padding comes out exactly.
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import tensorflow as tf
 
 from spiking.folding.linear import (
     LINEAR,
@@ -67,9 +68,10 @@ class Link:
         if self.inward is not None or self.outward is not None:
             kernels = [kernel.astype(np.float64) for kernel in kernels]
             if self.inward is not None:
-                kernels = self.kind.scale_input(kernels, self.inward, self.layer)
+                self.kind.scale_input(kernels, self.inward, self.layer)
             if self.outward is not None:
-                kernels = self.kind.scale_output(kernels, self.outward, self.layer)
+                self.kind.scale_output(kernels, self.outward, self.layer)
+            kernels = [kernel.astype(tf.as_dtype(dtype).as_numpy_dtype, copy=False) for kernel in kernels]
         return copy_layer(self.layer, self.input_shape, dtype, kernels, **linear_changes(self.layer))
 
 

@@ -128,7 +128,8 @@ class LinearKind:
 
     Attributes:
         kernels: names of the layer's attributes that are its kernels.
-        scale_input: `(kernels, v, layer) -> kernels` of the layer that first multiplies its input channels by v.
+        scale_input: `(kernels, v, layer)` makes of the kernels, in place, those of the layer that first multiplies its
+            input channels by v. In place, because the largest kernel of a network may be most of its weights.
         scale_output: the same for its output channels.
         pass_scale: `(layer, map, shape) -> ` the map behind the layer that equals the given one in front of it, whose
             activation has that shape; or None where there is none.
@@ -183,37 +184,27 @@ def _convolution(kernels, vector, layer):
     (kernel,) = kernels
     per_group = vector.reshape(layer.groups, -1)  # (groups, channels of a group)
     by_filter = np.repeat(per_group, kernel.shape[-1] // layer.groups, axis=0).T  # (channels of a group, filters)
-    return [kernel * by_filter]
+    kernel *= by_filter
 
 
 def _depthwise_output(kernels, vector, layer):
     (kernel,) = kernels
-    return [kernel * vector.reshape(kernel.shape[-2:])]
+    kernel *= vector.reshape(kernel.shape[-2:])
 
 
-DENSE = LinearKind(
-    kernels=("kernel",),
-    scale_input=lambda kernels, v, layer: [kernels[0] * v[:, None]],
-    scale_output=lambda kernels, v, layer: [kernels[0] * v],
-)
-CONVOLUTION = LinearKind(
-    kernels=("kernel",), scale_input=_convolution, scale_output=lambda kernels, v, layer: [kernels[0] * v]
-)
-TRANSPOSED = LinearKind(
-    kernels=("kernel",),
-    scale_input=lambda kernels, v, layer: [kernels[0] * v],
-    scale_output=lambda kernels, v, layer: [kernels[0] * v[:, None]],
-)
-DEPTHWISE = LinearKind(
-    kernels=("kernel",),
-    scale_input=lambda kernels, v, layer: [kernels[0] * v[:, None]],
-    scale_output=_depthwise_output,
-)
-SEPARABLE = LinearKind(
-    kernels=("depthwise_kernel", "pointwise_kernel"),
-    scale_input=lambda kernels, v, layer: [kernels[0] * v[:, None], kernels[1]],
-    scale_output=lambda kernels, v, layer: [kernels[0], kernels[1] * v],
-)
+def _rows(kernels, vector, layer):
+    kernels[0] *= vector[:, None]
+
+
+def _columns(kernels, vector, layer):
+    kernels[-1] *= vector
+
+
+DENSE = LinearKind(kernels=("kernel",), scale_input=_rows, scale_output=_columns)
+CONVOLUTION = LinearKind(kernels=("kernel",), scale_input=_convolution, scale_output=_columns)
+TRANSPOSED = LinearKind(kernels=("kernel",), scale_input=_columns, scale_output=_rows)
+DEPTHWISE = LinearKind(kernels=("kernel",), scale_input=_rows, scale_output=_depthwise_output)
+SEPARABLE = LinearKind(kernels=("depthwise_kernel", "pointwise_kernel"), scale_input=_rows, scale_output=_columns)
 SELECTION = LinearKind(pass_scale=_selects, moves=True)
 RESAMPLING = LinearKind(pass_scale=_selects, keeps_channels=True, moves=True)
 PADDING = LinearKind(pass_scale=_averages, keeps_channels=True, moves=True)

@@ -73,6 +73,10 @@ def _outputs(reader: "Reader", outputs):
     return keras.tree.map_structure(name, outputs)
 
 
+# Packages of Keras 2: models and layers of Keras 3 derive from other classes of TensorFlow.
+KERAS_2 = ("tf_keras.", "tensorflow.python.keras.")
+
+
 def _refused(refusals: list[Refusal]) -> str:
     lines = list(dict.fromkeys(map(str, refusals)))
     if len(lines) == 1:
@@ -84,11 +88,11 @@ def _check_model(ann) -> None:
     """Refuses what is no built Keras 3 model of fixed input shape."""
     if not isinstance(ann, keras.Model):
         kind = type(ann)
-        if kind.__module__.split(".")[0] in ("tf_keras", "tensorflow"):
+        if any(f"{base.__module__}.".startswith(KERAS_2) for base in kind.__mro__):  # own classes derive from theirs
             raise ConversionError(
-                f"The ANN must be a model of Keras 3. Received: {kind.__name__} of {kind.__module__.split('.')[0]}, "
-                "which is Keras 2. Save it with ann.save('ann.h5') and load it with keras.models.load_model, or build "
-                "the same layers with `keras` and copy the weights."
+                f"The ANN must be a model of Keras 3. Received: {kind.__name__} of {kind.__module__}: Keras 2. "
+                "Build the same layers with `keras` and give them its weights, new.set_weights(ann.get_weights()); or, "
+                "without own layers, save it by ann.save('ann.h5') and load it with keras.models.load_model."
             )
         raise ConversionError(
             "The ANN must be a Keras model: keras.Sequential, functional or a subclass of keras.Model. Received: ann "

@@ -1,11 +1,13 @@
 """Scales travelling through synapses: whatever a chain does with them, the function must come out scaled, no more."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
 
-from spiking.folding.chain import Chain
+from spiking.folding.chain import Chain, Link
 from spiking.folding.linear import (
     LINEAR,
     AveragePooling3DFloat64,
@@ -316,3 +318,18 @@ def test_copies_have_their_own_weights_in_the_wanted_type():
     np.testing.assert_array_equal(copied.kernel, layer.kernel)
     copied.kernel.assign_add(keras.ops.ones_like(copied.kernel))
     assert not np.any(np.asarray(copied.kernel) == np.asarray(layer.kernel))
+
+
+def test_a_kernel_is_rescaled_without_further_copies():
+    """Of 2 million weights, one copy in float64, 8 bytes each, and one in float32: VGG-16 has 103 million in one."""
+    layer = kl.Dense(1000)
+    layer.build((None, 2000))
+    before = layer.kernel.numpy().copy()
+    link = Link.of(layer, (2000,)).scaled_inward(np.full(2000, 2.0)).scaled_outward(np.full(1000, 3.0))
+    tracemalloc.start()
+    built = link.built("float32")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 13 * before.size
+    np.testing.assert_array_equal(built.kernel, 6 * before)
+    np.testing.assert_array_equal(layer.kernel, before)

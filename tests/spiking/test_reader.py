@@ -106,6 +106,23 @@ def test_a_sequential_with_its_own_call_is_traced_and_not_taken_for_its_layers()
     assert_same_function(ann, images((4,)))
 
 
+class Negating(keras.Model):
+    """Of functional models, with a `call` of its own."""
+
+    def call(self, x, training=None, mask=None):
+        return -super().call(x)
+
+
+def test_a_functional_model_with_its_own_call_is_traced():
+    x = keras.Input((4,))
+    ann = randomise(Negating(x, kl.Dense(2)(kl.Dense(3, activation="relu")(x))))
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 7):  # cannot trace `super().call`: refused, not ignored
+        with pytest.raises(ConversionError, match="cannot be traced"):
+            read(ann)
+        return
+    assert_same_function(ann, images((4,)))
+
+
 def test_nested_and_shared_models():
     """A tower used twice in a nested model: two layers of neurons a use, with names of their own."""
     inner = keras.Sequential([keras.Input((4,)), kl.Dense(3, activation="relu", name="a")], name="inner")
@@ -335,6 +352,45 @@ def test_hdf5_is_refused(tmp_path):
     snn = convert_ann_to_snn(chain((4,), kl.Dense(2)), images((4,)))
     with pytest.raises(ValueError, match="[.]keras"):
         snn.save(tmp_path / "snn.h5")
+
+
+def with_negative_variance():
+    ann = chain((4,), kl.Dense(3), kl.BatchNormalization(), kl.ReLU(), kl.Dense(2))
+    ann.layers[1].moving_variance.assign([1.0, -1.0, 1.0])
+    return ann
+
+
+def with_no_variance():
+    ann = chain((4,), kl.Dense(3), kl.BatchNormalization(epsilon=0.0), kl.ReLU(), kl.Dense(2))
+    ann.layers[1].moving_variance.assign([1.0, 0.0, 1.0])
+    return ann
+
+
+def quantised():
+    ann = chain((4,), kl.Dense(3, activation="relu"), kl.Dense(2))
+    ann.layers[0].quantize("int8")
+    return ann
+
+
+GIVING_NO_NUMBERS = {
+    "a ceiling of 0": (lambda: chain((4,), kl.Dense(3), kl.ReLU(max_value=0.0), kl.Dense(2)), "ReLU.*max_value=0"),
+    "a negative variance": (with_negative_variance, "BatchNormalization.*not finite"),
+    "no variance and no epsilon": (with_no_variance, "BatchNormalization.*not finite"),
+    "weights in int8": (quantised, "'dense.*Dense.*int8"),
+}
+
+
+@pytest.mark.parametrize("make, message", GIVING_NO_NUMBERS.values(), ids=GIVING_NO_NUMBERS)
+def test_what_gives_no_numbers_is_refused_by_name(make, message):
+    with pytest.raises(ConversionError, match=message):
+        read(make())
+
+
+@pytest.mark.parametrize("last", [kl.LayerNormalization(), kl.Lambda(lambda x: x), kl.UnitNormalization()])
+def test_a_read_out_is_not_told_to_train_with_relu(last):
+    with pytest.raises(ConversionError) as refusal:
+        read(chain((4,), kl.Dense(3, activation="relu"), kl.Dense(2), last))
+    assert last.name in str(refusal.value) and "relu" not in str(refusal.value).lower()
 
 
 def test_lora_is_merged():

@@ -241,6 +241,14 @@ def test_deep_networks_are_warned_of():
     assert "timesteps=100" in remark and "threshold=10" in remark
 
 
+def test_a_threshold_too_low_for_the_time_steps_is_warned_of():
+    """2 layers of neurons lose least at T/θ = 6: given without T, which is 120, θ = 20 is best and 10 just bearable."""
+    code = get_encoding("ttfs").configured(threshold=10.0)
+    assert code.remarks(2) == []
+    (remark,) = get_encoding("ttfs").configured(threshold=9.0).remarks(2)
+    assert "threshold=9 at timesteps=120" in remark and "threshold of 20" in remark and "54 time steps" in remark
+
+
 @pytest.mark.parametrize(
     "options, message", [({"threshold": 0.0}, "threshold=0.0"), ({"tau": -1.0}, "tau=-1.0"), ({"tau": 0}, "tau=0")]
 )
