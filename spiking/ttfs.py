@@ -202,7 +202,7 @@ class Ttfs(Encoding):
         return tf.where(times > 0, (self.timesteps + 1 - times) / self.timesteps, 0)
 
     def remarks(self, depth):
-        """A layer needs about θ steps to reach its threshold, so T/θ layers is all there is time for. At twice the T/θ that
+        """A layer takes about θ steps to its threshold, so T/θ layers is all there is time for. At twice the T/θ that
         loses least, points are lost to what fires late (docs/DEFAULTS.md)."""
         reach, best = self.timesteps / self.threshold, 4.0 + depth
         if depth <= reach <= 2 * best:
