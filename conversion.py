@@ -26,6 +26,7 @@ from spiking.analysis.verification import Verification, all_layer_activities
 from spiking.analysis.verification import verify as compare
 from spiking.encoding import Encoding
 from spiking.exchange.nir import export_nir, host_input
+from spiking.exchange.nir_reader import read_nir
 from spiking.folding.converters import CONVERTERS, converts
 from spiking.folding.graph import FoldedGraph
 from spiking.folding.reader import ConversionError, read
@@ -38,8 +39,8 @@ from spiking.scaling.correction import correct
 __all__ = [
     "CONVERTERS", "Calibration", "ConversionError", "Verification", "ann_accuracy", "ann_and_snn_activations_per_layer",
     "assemble", "calibrate", "conversion_report", "convert_ann_to_snn", "converts", "diagnose", "export_nir",
-    "host_input", "image_batches", "labelled_batches", "predict_batch", "read", "snn_accuracy",
-    "snn_accuracy_per_timestep", "snn_activation_analysis", "snn_early_exit", "verify",
+    "host_input", "image_batches", "labelled_batches", "predict_batch", "read", "read_nir",
+    "snn_accuracy", "snn_accuracy_per_timestep", "snn_activation_analysis", "snn_early_exit", "verify",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

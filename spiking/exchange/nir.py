@@ -120,11 +120,14 @@ class Export:
                 self.wires[name] = Wire((), self._shape(name))
         if self.faults:
             raise ExportError("The network cannot be written as NIR:\n- " + "\n- ".join(dict.fromkeys(self.faults)))
+        inputs, outputs = [self.wires[name].outlets[0] for name in self.plan.inputs], []
         for name in self.plan.read_outs:
             wire = self.wires[name]
             arguments = {"output_type": {"output": np.array(channels_first(wire.shape))}}
-            self.nodes.add(self._unique("output", self.plan.read_outs, name), "Output", arguments, wire.outlets)
-        return self.nodes, self._metadata()
+            unique = self._unique("output", self.plan.read_outs, name)
+            outputs.append(self.nodes.add(unique, "Output", arguments, wire.outlets))
+        # HDF5 forgets the order.
+        return self.nodes, {"inputs": ", ".join(inputs), "outputs": ", ".join(outputs), **self._metadata()}
 
     def _check_code(self) -> None:
         code, plain = self.snn.encoding, Rate()
@@ -240,6 +243,7 @@ class Export:
             "input": code.input_coding,
             "max_rate": code.max_rate,
             "seed": code.seed,
+            "input_maximum": max(getattr(layer, "scale", 1.0) for layer in self.plan.inputs.values()),
             "readout_delay": delay,
             "readout": f"activation(sum of the output {steps})",
             "activation": ", ".join(activations),
