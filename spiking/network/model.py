@@ -14,7 +14,7 @@ from keras.src.models.functional import functional_from_config
 
 from spiking.cells import PACKAGE
 from spiking.encoding import Encoding
-from spiking.network.inputs import SpikingInput
+from spiking.network.inputs import PoissonSpikes, SpikingInput
 from spiking.network.layers import Relay, SpikingRNN
 from spiking.network.plan import Plan
 from spiking.network.records import (
@@ -206,6 +206,23 @@ class SpikingModel(Functional):
                 f"filepath={str(filepath)!r}. Let the name end in .keras."
             )
         return super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath, format: str = "tf_saved_model", **kwargs):
+        """Writes the network for use without this toolbox, as `keras.Model.export` does: with all codes, closed forms
+        and the clock's loop alike.
+
+        Args:
+            filepath: of the file or folder; for "litert" it ends in .tflite.
+            format: "tf_saved_model", "litert" or "onnx" (extra `onnx`).
+            **kwargs: of `keras.Model.export`.
+        """
+        drawn = [name for name, layer in self.plan.inputs.items() if isinstance(layer, PoissonSpikes)]
+        if drawn and format != "tf_saved_model":
+            raise ValueError(
+                f"Poisson spikes are drawn with random numbers that only TensorFlow has. Received: format={format!r} "
+                f"with Poisson input {drawn}. Take format='tf_saved_model', or convert with input_coding='current'."
+            )
+        return super().export(filepath, format=format, **kwargs)
 
     def get_config(self):
         description = {**vars(self._description), "encoding": keras.saving.serialize_keras_object(self.encoding)}
