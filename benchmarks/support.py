@@ -3,8 +3,8 @@
     python benchmarks/support.py              # prints the table
     python benchmarks/support.py --write      # and puts it into README.md
 
-A network is an input, a ReLU layer, what is tried, ReLU neurons behind what has none, and a read-out. It counts as carried
-if the network converts. What has the same answer under every code shares a row.
+A network is an input, a ReLU layer, what is tried, ReLU neurons behind what has none, and a read-out. It counts
+as carried if the network converts. What has the same answer under every code shares a row.
 """
 
 import argparse
