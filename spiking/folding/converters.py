@@ -135,7 +135,9 @@ def _channels_last(layer) -> None:
 
 @converts(kl.Rescaling)
 def _rescaling(layer, x):
-    return x.affine(np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64), layer)
+    # As Keras casts them: TensorFlow rounds Python's numbers to float32 on the way, for layers in float64, too.
+    scale, offset = (np.asarray(keras.ops.cast(value, layer.variable_dtype)) for value in (layer.scale, layer.offset))
+    return x.affine(scale.astype(np.float64), offset.astype(np.float64), layer)
 
 
 @converts(kl.Normalization)
