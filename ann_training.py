@@ -36,6 +36,7 @@ import tensorflow as tf
 from spiking.checks import check_folder, check_whole, require
 from spiking.runs.devices import is_op_determinism_enabled, rounding
 from spiking.runs.files import write_atomically
+from spiking.runs.streams import gathered
 
 _log = logging.getLogger(__name__)
 
@@ -119,11 +120,10 @@ def load_dataset(
     Args:
         source: one of
             - `"mnist_sample"`: 6000 + 1000 images of MNIST, part of this package;
-            - `"mnist"`, `"fashion_mnist"`, `"cifar10"`, `"cifar100"`: `<name>.npz` is looked for in the folder named by
-              the environment variable `SPIKING_DATA_DIR`, then in `~/.cache/spiking-datasets`; otherwise Keras takes
-              it from its cache or downloads it;
+            - `"mnist"`, `"fashion_mnist"`, `"cifar10"`, `"cifar100"`: `<name>.npz` is looked for in the folder that
+              SPIKING_DATA_DIR names, then in `~/.cache/spiking-datasets`; otherwise Keras has or downloads it;
             - a path to an `.npz` file with the arrays x_train, y_train, x_test, y_test;
-            - the arrays themselves, `((x_train, y_train), (x_test, y_test))`;
+            - the arrays themselves, `((x_train, y_train), (x_test, y_test))`, or a `tf.data.Dataset` for each pair;
             - a `Dataset`.
 
             Images have the shape `(n, height, width)` or `(n, height, width, channels)` and are uint8 (then divided
@@ -168,6 +168,7 @@ def _read(source, data_dir) -> tuple[str, str, tuple]:
         return path.stem, str(path), _read_npz(path)
     if isinstance(source, Dataset):
         return source.name, source.source, (source.train, source.test)
+    source = gathered(source)
     try:
         (x_train, y_train), (x_test, y_test) = source
     except (TypeError, ValueError):
@@ -205,10 +206,9 @@ def _ask_keras(name: str) -> tuple:
     except Exception as error:  # Keras raises a bare Exception when a download fails.
         raise FileNotFoundError(
             f"The data set {name!r} is not on this machine and Keras could not download it ({error}). "
-            f"Received: {name!r}. Put {name}.npz (arrays x_train, y_train, x_test, y_test) into a folder and give it "
-            "as `data_dir`, or into the one named by the environment variable SPIKING_DATA_DIR, or into "
-            "~/.cache/spiking-datasets; or connect to the network once, and Keras keeps it in its own cache; "
-            "or use 'mnist_sample', which is part of the package."
+            f"Received: {name!r}. Put {name}.npz (x_train, y_train, x_test, y_test) into a folder given as `data_dir`, "
+            "the one that the environment variable SPIKING_DATA_DIR names, or ~/.cache/spiking-datasets; or connect to "
+            "the network once, and Keras keeps it in its cache; or use 'mnist_sample', which is part of the package."
         ) from error
     _log.info("data set %s read by keras.datasets", name)
     return arrays

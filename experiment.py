@@ -39,7 +39,6 @@ for line in sys.stdin:
             os.dup2(shown, 2)
             os.close(shown)
 
-import argparse
 import contextlib
 import functools
 import hashlib
@@ -64,17 +63,18 @@ from spiking.analysis.statistics import Analysis, analyse
 from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, check_whole, require
 from spiking.quantisation import QuantisedReLU
 from spiking.runs import arguments, screen, summaries
+from spiking.runs.command_line import argument_parser, typed_options
 from spiking.runs.devices import mirrored_strategy, shared
+from spiking.runs.figures import save_figures
 from spiking.runs.files import locked, plain
 from spiking.runs.folder import RunFolder
 from spiking.runs.repetition import Repetition, checked_axes
-from spiking.runs.results import COMPARISON_FIGURE, Ann, Result, activation_key, html_report, hyperparameters, versions
-from spiking.runs.siblings import own, require_own
+from spiking.runs.results import Ann, Result, activation_key, html_report, hyperparameters, versions
+from spiking.runs.siblings import require_own
 from spiking.runs.summaries import ANALYSIS_METRICS
 from spiking.runs.tensorboard import TrainingLog, log_to_tensorboard
+from spiking.runs.trained import OF_TRAINING, check_network, network_key, trained_network
 from spiking.runs.trials import Report, Task, function_task
-from spiking.scaling.calibration import METHODS
-from spiking.scaling.correction import CORRECTIONS
 
 require_own("ann_training", "conversion")  # files of the user's may have these names
 import ann_training  # noqa: E402
@@ -109,8 +109,8 @@ def check_training_function(argument: str, function) -> Callable[..., keras.Mode
     return function
 
 
-def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) -> None:
-    """Checks that the network can be trained and tested on the data."""
+def check_fit(function: Callable[..., keras.Model] | None, data: ann_training.Dataset) -> None:
+    """Checks that the network can be trained and tested on the data; None: a network that is there."""
     if data.classes < 2 or data.y_test.max() >= data.classes:
         raise ValueError(
             "Labels number two classes or more, and the test images have no class that the training images lack. "
@@ -125,6 +125,7 @@ def check_fit(function: Callable[..., keras.Model], data: ann_training.Dataset) 
 # Argument -> `(argument, value) -> ` the value, checked; those of `spiking/runs/arguments.py`, and those that need a
 # data set or a network.
 CHECKS = arguments.CHECKS | {
+    "model": trained_network,
     "training_function": check_training_function,
     "name": functools.partial(check_name, reserved=(ANN_CACHE,)),
     "tensorboard_title": lambda argument, value: check_name(argument, value, (ANN_CACHE,)) if value != "" else None,
@@ -190,6 +191,8 @@ class Experiment:
         strategy: a `tf.distribute.MirroredStrategy` whose devices share the images of each batch, in training and for
             the accuracies of ANN and SNN; the analysis runs on one of them. The numbers are those of a single device
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
+        model: a trained network of one's own, a `keras.Model` or the path of a file that Keras saved; nothing is
+            trained then. It takes the images as `ann_training.load_dataset` gives them, float32 in [0, 1].
 
     All arguments but `dataset` are attributes, as checked; `encoding` is the (first) one.
 
@@ -241,6 +244,7 @@ class Experiment:
         correction: str | None = None,
         training_levels: int | None = None,
         strategy: tf.distribute.Strategy | None = None,
+        model: keras.Model | str | os.PathLike | None = None,
     ):
         given = {name: value for name, value in locals().items() if name not in ("self", "dataset")}
         vars(self).update(arguments.checked(given, Experiment, CHECKS))
@@ -248,13 +252,18 @@ class Experiment:
         arguments.check_rounding(vars(self), self.settings)
         self.encoding = next(iter(self.settings))
         function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
-        self.network = function_name.removeprefix("train_network_")
+        self.network = self.model.name if self.model else function_name.removeprefix("train_network_")
         if isinstance(dataset, str | os.PathLike):
             check_text("dataset", os.fspath(dataset))
         self.data = ann_training.load_dataset(
             dataset, data_dir=data_dir, image_size_rescale=image_size_rescale, image_depth_increase=image_depth_increase
         )
-        check_fit(self.training_function, self.data)
+        check_fit(None if self.model else self.training_function, self.data)
+        if self.model:
+            usual = ann_training.TRAINING_FUNCTIONS[DEFAULT_NETWORK]
+            asked = {name: given[name] for name in ("training_levels", "force_training")}
+            shape, classes = self.data.input_shape, self.data.classes
+            check_network(self.model, self.training_function, usual, asked, shape, classes)
         self.name = self.name or default_name(self.network, self.data.name)
         self.tensorboard_title = self.tensorboard_title or self.name
         self.ann_cache_dir = self.results_dir / ANN_CACHE
@@ -307,29 +316,33 @@ class Experiment:
         return self.result(encoding).metrics
 
     def train(self, encoding: str | None = None) -> keras.Model:
-        """Trains the ANN, or loads it if the same training has been done before."""
+        """Trains the ANN, or loads it if the same training has been done before; a network of one's own is taken."""
         result = self.result(encoding)
-        activation = self.ann_activation(result.encoding)
+        activation = None if self.model else self.ann_activation(result.encoding)
         key = activation_key(activation)
         if key not in self._anns:
             name = f"ann-{result.encoding}" if self._anns else "ann"
-            log = TrainingLog(self.folder.tblogs / name)
-            keras.utils.set_random_seed(self.seed)
-            with shared(self.strategy):
-                view = TrainingView(self, activation, (log,))
-                model = self.training_function(
-                    view, self.data.train, self.data.test, force_training=self.force_training
-                )
+            model = self.model or self._trained(activation, name)
             self._anns[key] = Ann(model, name)
-            with self._reported(f"TensorBoard log of the training of {name}"):
-                log.check()
             with self._reported(f"{name}.keras"):
                 self.folder.save_model(f"{name}.keras", model)
         result.ann = self._anns[key]
         return result.ann.model
 
+    def _trained(self, activation, name: str) -> keras.Model:
+        log = TrainingLog(self.folder.tblogs / name)
+        keras.utils.set_random_seed(self.seed)
+        with shared(self.strategy):
+            view = TrainingView(self, activation, (log,))
+            model = self.training_function(view, self.data.train, self.data.test, force_training=self.force_training)
+        with self._reported(f"TensorBoard log of the training of {name}"):
+            log.check()
+        return model
+
     def training_key(self, encoding: str | None = None) -> str:
         """Equal keys, equal trainings: a hash of what has a say in the ANN of an encoding."""
+        if self.model:
+            return network_key(self.model)
         activation = activation_key(self.ann_activation(self.result(encoding).encoding))
         settings = self.epochs, self.batch_size_ann_training, self.seed
         subject = repr((self.network, self.data.fingerprint, settings, activation))
@@ -526,6 +539,9 @@ class Experiment:
         found = hyperparameters(vars(self), spiking.get_encoding(encoding), self.settings[encoding])
         found["image_size_rescale"] = 1.0 if self.image_size_rescale is None else self.image_size_rescale
         found["image_depth_increase"] = ann_training.channel_repeats(self.image_depth_increase)
+        if self.model:
+            kept = {name: value for name, value in found.items() if name not in OF_TRAINING}
+            return {**kept, "dataset": self.data.name, "model": self.network}
         return {**found, "dataset": self.data.name, "training_function": self.network}
 
     def configuration(self) -> dict[str, Any]:
@@ -539,6 +555,7 @@ class Experiment:
             "force_training": self.force_training,
             "disable_training_accuracy": self.disable_training_accuracy,
             "tensorboard_title": self.tensorboard_title,
+            **({"model": {"name": self.network, "key": network_key(self.model)}} if self.model else {}),
             "devices": self.strategy.num_replicas_in_sync if self.strategy else 1,
             "dataset": {
                 "name": self.data.name,
@@ -605,33 +622,6 @@ def default_name(network: str, dataset: str) -> str:
     return f"{named}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
-    """Draws an encoding's figures, and anew the one that compares all encodings finished so far.
-
-    Returns:
-        Name -> file.
-    """
-    plotting = own("plotting")  # matplotlib is needed here only
-
-    encoding, rasters = result.encoding, summaries.rasters(result.snn, image)
-    seen = len(next(iter(result.activities.values()))[0])
-    curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
-    first_of = {each.ann.name: each for each in reversed(finished)}  # so that each ANN gets one line
-    references = {each.encoding: each.metrics["ann/eval/test"] for each in first_of.values()}
-    figures = {
-        f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
-        f"activity-{encoding}": plotting.ann_snn_correlation(
-            result.activities, title=f"{encoding}: activity of ANN and SNN, {seen} test images"
-        ),
-        COMPARISON_FIGURE: plotting.accuracy_per_timestep(
-            curves,
-            references if len(references) > 1 else result.metrics["ann/eval/test"],
-            title="Accuracy on the test images",
-        ),
-    }
-    return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Experiments as trials
 
@@ -650,6 +640,7 @@ class ExperimentTask:
 
     Attributes:
         data: name and fingerprint of the data set, if it is not varied.
+        model: key of the trained network that all trials convert; None if each has its own.
     """
 
     def __init__(self, arguments: Mapping, names: Iterable[str], metric: str, folder: Path, validation: float = 0,
@@ -670,6 +661,7 @@ class ExperimentTask:
         tried = Experiment(**{name: value for name, value in self.arguments.items() if name != "encoding_options"})
         fixed = not {"dataset", "data_dir", "image_size_rescale", "image_depth_increase"} & set(names)
         self.data = {"name": tried.data.name, "fingerprint": tried.data.fingerprint} if fixed else None
+        self.model = tried.training_key() if tried.model and "model" not in names else None
 
     def __call__(self, number: int, values: Mapping, report: Report | None = None) -> dict[str, Any]:
         arguments = {**self.arguments, **values, "name": f"trial-{number:05d}"}
@@ -701,7 +693,8 @@ def as_task(objective, names: Sequence[str], metric: str, folder: Path, validati
     if isinstance(objective, Mapping):
         task = ExperimentTask(objective, names, metric, folder, validation, curve)
         common = {name: value for name, value in objective.items() if name != "strategy"}  # devices change no result
-        return task, {"arguments": plain(common), **({"data": task.data} if task.data else {})}
+        data, model = {"data": task.data} if task.data else {}, {"model": task.model} if task.model else {}
+        return task, {"arguments": plain(common), **data, **model}
     fits, rule = callable(objective) and not validation, "An objective is a function, or Experiment's arguments"
     require(fits, rule, f"{objective!r}, {validation=}", "Only Experiments have validation; give arguments by name.")
     return function_task(objective, names, metric), {"arguments": {}}
@@ -774,98 +767,14 @@ def arguments_as_given(arguments: Mapping, grid: Mapping | None, folder) -> tupl
 # The command line
 
 
-def number(text: str):
-    """A number of the command line; what is none goes on as it is, for the experiment to refuse."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
-
-
-def typed_options(pairs: Sequence[str], encodings: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` of the command line, each value of the type of the option's default.
-
-    Raises:
-        ValueError: it is no pair, or no value of that type.
-    """
-    defaults = {}
-    for encoding in reversed(encodings):
-        defaults |= spiking.get_encoding(encoding).options
-    found = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        default = defaults.get(name)  # what no encoding knows, the experiment refuses
-        read = {bool: {"true": True, "false": False}.__getitem__, int: int, float: float, str: str}
-        try:
-            found[name] = read.get(type(default), number)(text)
-        except (KeyError, ValueError):
-            sign = ""
-        if not sign:
-            raise ValueError(
-                f"--option takes NAME=VALUE, the value like the default, which is {default!r} here. Received: "
-                f"{pair!r}. A text is written without quotation marks, yes and no as true and false."
-            )
-    return found
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """The command line. Its arguments are named after those of `Experiment`."""
-    parser = argparse.ArgumentParser(
-        prog="experiment",
-        description="Trains a network, converts it into spiking networks, and compares them.",
-        argument_default=argparse.SUPPRESS,  # what is not given, Experiment decides
-    )
-    add = parser.add_argument
-    networks, datasets = ", ".join(ann_training.TRAINING_FUNCTIONS), ", ".join(ann_training.DATASETS)
-    codes = "; ".join(f"{code.name}: {code.summary}" for code in spiking.ENCODINGS.values())
-    options = "; ".join(
-        f"{code.name}: {', '.join(f'{name}={value}' for name, value in code.options.items())}"
-        for code in spiking.ENCODINGS.values()
-    )
-    network = {"dest": "training_function", "metavar": "NAME", "default": DEFAULT_NETWORK}
-    add("--network", **network, help=f"{networks} (default: {DEFAULT_NETWORK})")
-    sources = f"{datasets}, or the path of an .npz file (default: mnist_sample)"
-    add("--dataset", metavar="NAME", default="mnist_sample", help=sources)
-    add("--encoding", nargs="+", metavar="NAME", default=list(spiking.ENCODINGS), help=f"{codes} (default: all)")
-    add("--timesteps", type=number, metavar="T", help="number of time steps (default: the encoding's own)")
-    add("--epochs", type=number, metavar="N", help="of the ANN's training (default: 10)")
-    percentile = "of the activations, becomes full activity (default: the encoding's own)"
-    add("--norm-percentile", type=number, metavar="P", help=percentile)
-    add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
-    channel = "per channel, or per layer (default: the encoding's own)"
-    add("--per-channel", action=argparse.BooleanOptionalAction, help=channel)
-    add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CORRECTIONS)} (default: none)")
-    add("--training-levels", type=number, metavar="L", help="train with activations of L levels, for what rounds")
-    add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
-    add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
-    rate = "of Poisson input, spikes per step at full intensity (default: the encoding's own)"
-    add("--max-rate", type=number, metavar="P", help=rate)
-    more = f"a further setting of the encodings, may be given several times. Defaults: {options}"
-    add("--option", dest="options", action="append", metavar="NAME=VALUE", default=[], help=more)
-    add("--beta", type=number, metavar="X", help="threshold of the clamped ReLU (default: 0.1)")
-    add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
-    add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
-    add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")
-    devices = "share each batch among N GPUs or, if there are fewer, N logical CPU devices (default: 1)"
-    add("--devices", type=number, metavar="N", default=1, help=devices)
-    add("--data-dir", metavar="DIR", help="folder that is searched first for the data set")
-    add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
-    add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
-    add("--force-training", action="store_true", help="train even if the same ANN has been trained before")
-    slow = "evaluate on the training images, too, which takes long (default: on the test images alone)"
-    add("--training-accuracy", action="store_true", default=False, help=slow)
-    return parser
-
-
 def command_line(argv: Sequence[str] | None) -> "Experiment":
     """The experiment that the command line describes.
 
     Raises:
         ValueError, OSError: as `Experiment` does.
     """
-    given = vars(argument_parser().parse_args(argv))
+    parser = argument_parser(ann_training.TRAINING_FUNCTIONS, ann_training.DATASETS, DEFAULT_NETWORK)
+    given = vars(parser.parse_args(argv))
     options = typed_options(given.pop("options"), given["encoding"])
     accuracy = given.pop("training_accuracy")
     strategy = mirrored_strategy(given.pop("devices"))

@@ -45,7 +45,7 @@ from spiking.runs.spaces import (
     drawn_values,
 )
 from spiking.runs.study import records_of, run_shared, shared_study, to_replace
-from spiking.runs.trials import Pruned, Record, ending, in_a_line, open_ledger, trial_rows
+from spiking.runs.trials import Pruned, Record, ending, in_a_line, open_ledger, tally, tell_found, trial_rows
 
 require_own("experiment")  # a file of the user's may have this name
 from experiment import Experiment, ExperimentTask, RepeatedExperiment, as_task  # noqa: E402
@@ -91,10 +91,15 @@ class SearchResult:
         return [{**finished[i], "arguments": {**self.arguments, **finished[i]["values"]}} for i in unbeaten]
 
     def table(self, limit: int = 10) -> str:
-        """The best trials, printable."""
-        ends = list(map(ending, self.records))
-        head = f"{len(ends)} trials, {ends.count('PRUNED')} pruned, {ends.count('FAIL')} failed. Best:"
-        return "\n".join([head, *(in_a_line(record, self.metrics) for record in self.best[:limit])])
+        """The trials, best first, printable: for several objectives those that no other one beats come first."""
+        unbeaten = {record["number"] for record in self.best}
+        sign, metric = 1 if self.directions[0] == "minimize" else -1, self.metrics[0]
+        ended = [record for record in self.records if ending(record) == "COMPLETE"]
+        ranked = sorted(ended, key=lambda each: (each["number"] not in unbeaten, sign * each["metrics"][metric]))
+        ranked += [record for record in self.records if ending(record) != "COMPLETE"]
+        rows = [(in_a_line(each, self.metrics), " (best)" * (each["number"] in unbeaten)) for each in ranked[:limit]]
+        rest = [f"… and {len(ranked) - limit} more, see {TABLE}"] if len(ranked) > limit else []
+        return "\n".join([f"{tally(self.records)}. Best first:", *map("".join, rows), *rest])
 
     def write(self) -> None:
         """Writes the files of the folder."""
@@ -157,6 +162,7 @@ def search(objective: Callable[..., Any] | Mapping[str, Any], space: Iterable[Op
     signature |= {"metric": metrics, "direction": directions}
     with shared_study(storage, folder.name, signature, directions) as study:
         replaced = to_replace(study, retry_failed)
+        tell_found(f"study {folder.name!r}", records_of(study, ()), len(replaced))
         try:
             run_shared(study, task, space, trials, metrics, seed, replaced)
         finally:
@@ -264,6 +270,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     print(f"\n{result.table()}\n\nResults: {result.folder}")
+    if all(ending(record) == "FAIL" for record in result.records):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ state is touched, no display is needed. `save(figure, path)` writes one. Shared 
 
 from __future__ import annotations
 
+import inspect
 import os
 import textwrap
 import uuid
@@ -513,25 +514,34 @@ def repeated_box_plot(values: Arrays, y_label: str, title: str | None = None) ->
         values: label -> array `(repetitions,)`. The number of repetitions may differ.
         y_label: what the values are, with unit, e.g. "accuracy / %". The values are drawn as they come.
     Returns:
-        A figure with one axes. Box: quartiles, median; whiskers: the farthest values within 1.5 box heights.
+        A figure with one axes. Box: quartiles, median; whiskers: the farthest values within 1.5 box heights. Where
+        names are long or many the boxes lie, one below the other, so that every name can be read.
     Raises:
         ValueError: for arrays that are empty, not finite or not one-dimensional.
     """
     arrays = {k: _array(v, f"values[{k!r}]", ndim=1) for k, v in _mapping(values, "values").items()}
-    figure, (axes,) = _figure()
-    median = {"color": VERMILLION, "linewidth": 1.6}
-    axes.boxplot(list(arrays.values()), widths=0.5, showfliers=False, medianprops=median)  # the dots are the fliers
+    names = _short(arrays, 26)
+    lying = max(map(len, names)) * len(names) > 75
+    figure, (axes,) = _figure(height=0.9 + 0.26 * len(names) if lying else None)
+    style = {"widths": 0.5, "showfliers": False, "medianprops": {"color": VERMILLION, "linewidth": 1.6}}
+    named = "orientation" in inspect.signature(axes.boxplot).parameters  # Matplotlib 3.10 and later
+    style |= ({"orientation": "horizontal"} if named else {"vert": False}) if lying else {}
+    axes.boxplot(list(arrays.values()), **style)  # the dots are the fliers
     for position, array in enumerate(arrays.values(), start=1):
         # Spread in the order of the repetitions, not at random: the same values give the same picture.
         spread = np.linspace(-0.12, 0.12, len(array)) if len(array) > 1 else 0
-        axes.plot(position + spread + 0 * array, array, "o", ms=3.5, color=BLUE, alpha=0.7)
-    names = _short(arrays, 26)
-    crowded = max(map(len, names)) * len(names) > 75
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        places = position + spread + 0 * array
+        axes.plot(*((array, places) if lying else (places, array)), "o", ms=3.5, color=BLUE, alpha=0.7)
     sizes = [f"n={len(array)}" for array in arrays.values()]
-    ticks = [f"{a} ({b})" if crowded else f"{a}\n{b}" for a, b in zip(names, sizes, strict=True)]
-    axes.set_xticks(range(1, len(names) + 1), ticks, **turned)
-    _label(axes, "experiment (n repetitions)", y_label)
+    names = _short(arrays, 60) if lying else names
+    names = [f"{a} ({b})" if lying else f"{a}\n{b}" for a, b in zip(names, sizes, strict=True)]
+    if lying:
+        axes.set_yticks(range(1, len(names) + 1), names)
+        axes.invert_yaxis()  # the first on top
+    else:
+        axes.set_xticks(range(1, len(names) + 1), names)
+    labels = "experiment (n repetitions)", y_label
+    _label(axes, *(reversed(labels) if lying else labels))
     return _finish(figure, title)
 
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 # What knows nothing of spikes takes from `spiking` only what knows nothing of them either.
 ONLY_FROM_SPIKING = {
-    "ann_training": {"spiking.checks", "spiking.runs.devices", "spiking.runs.files"},
+    "ann_training": {"spiking.checks", "spiking.runs.devices", "spiking.runs.files", "spiking.runs.streams"},
     "plotting": set(),
 }
 # What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but

@@ -553,7 +553,7 @@ def test_main_prints_the_table(tmp_path, capsys, monkeypatch):
 
 
 def test_main_does_every_encoding_on_the_sample_by_default():
-    arguments = vars(module.argument_parser().parse_args([]))
+    arguments = vars(module.argument_parser({}, (), "lenet5_maxpool").parse_args([]))
     assert arguments["encoding"] == list(spiking.ENCODINGS)
     assert arguments["dataset"] == "mnist_sample"
     assert arguments["training_function"] == "lenet5_maxpool"
@@ -756,3 +756,101 @@ def test_plotting_is_not_imported_at_import_time():
     names = {getattr(node, "module", None) or alias.name for node in imports for alias in node.names}
     assert "conversion" in names
     assert not {"plotting", "matplotlib"} & {name.split(".")[0] for name in names}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A network of one's own
+
+
+@pytest.fixture(scope="module")
+def own_network():
+    """Trained and uncompiled, as a user brings it."""
+    dense = keras.layers.Dense
+    layers = [keras.Input((9, 9, 1)), keras.layers.Flatten(), dense(5, "relu"), dense(3)]
+    model = keras.Sequential(layers, name="mine")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(DATA[0][0] / 255, DATA[0][1], epochs=1, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("way", ["model", "path"])
+def test_a_network_of_ones_own_is_converted_and_not_trained(way, own_network, tmp_path, monkeypatch):
+    path = tmp_path / "mine.keras"
+    own_network.save(path)
+    before = [weight.numpy() for weight in own_network.weights]
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    given = own_network if way == "model" else str(path)
+    experiment = make(tmp_path, model=given, training_function="lenet5_maxpool", encoding=TWO, epochs=7, name="own")
+    metrics = experiment.run()
+    assert not experiment.problems
+    right = own_network.predict(DATA[1][0] / 255, verbose=0).argmax(-1) == DATA[1][1]
+    assert metrics["ann/eval/test"] == pytest.approx(right.mean())
+    assert metrics["experiment/model"] == "mine" and "experiment/epochs" not in metrics
+    kept = keras.models.load_model(tmp_path / "experiments" / "own" / "ann.keras", compile=False)
+    for weight, expected in zip(kept.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+    assert not (tmp_path / "experiments" / "anns").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"force_training": True}, "force_training=True beside model"),
+        ({"training_levels": 8, "encoding": "ttfs_exact"}, "training_levels=8 beside model"),
+        ({"training_function": train_tiny}, "training_function='train_tiny' beside model"),
+        ({"image_size_rescale": [8, 8]}, r"inputs of shape \(None, 9, 9, 1\), and images of shape \(8, 8, 1\)"),
+        ({"dataset": ((DATA[0][0], np.arange(60) % 5), DATA[1])}, "3 outputs for 5 classes"),
+        ({"model": "nowhere.keras"}, "model is a file that Keras saved. Received: 'nowhere.keras'"),
+        ({"model": len}, "model is a trained keras.Model.*Received: a builtin"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_network_that_does_not_fit_is_refused(changes, message, own_network, tmp_path):
+    arguments = {"model": own_network, "training_function": "lenet5_maxpool", **changes}
+    with pytest.raises((ValueError, OSError), match=message):
+        make(tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_main_takes_a_network_from_a_file(own_network, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_network.save("mine.keras")
+    (x_train, y_train), (x_test, y_test) = DATA
+    np.savez("tiny.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    main("--model mine.keras --dataset tiny.npz --encoding ttfs_exact --timesteps 4 --name own".split())
+    assert "Results:" in capsys.readouterr().out
+    config = json.loads((tmp_path / "experiments" / "own" / "config.json").read_text())
+    assert config["model"]["name"] == "mine" and config["hyperparameters"]["ttfs_exact"]["model"] == "mine"
+
+
+def test_trials_of_another_network_are_not_mixed(own_network, tmp_path):
+    arguments = {"dataset": DATA, "timesteps": 4, "encoding": "ttfs_exact", "disable_training_accuracy": True}
+    repeat = lambda model: module.RepeatedExperiment({**arguments, "model": model}, 1, folder=tmp_path).run()  # noqa: E731
+    assert repeat(own_network)
+    other = keras.models.clone_model(own_network)
+    with pytest.raises(ValueError, match="model was .*, is "):
+        repeat(other)
+
+
+def test_streams_give_the_results_of_their_arrays(tmp_path):
+    """Batches that do not divide the images, single images, and a stream beside arrays."""
+    train, test = (tf.data.Dataset.from_tensor_slices(part) for part in DATA)
+    expected = make(tmp_path, dataset=DATA).data
+    for source in ((train.batch(7), test.batch(4)), (train, test), [train.batch(60), DATA[1]]):
+        found = make(tmp_path, dataset=source).data
+        assert found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (lambda data: data.repeat(), "A data set must end. Received: ds_train"),
+        (lambda data: data.take(0), "at least one image. Received: an empty ds_train"),
+        (lambda data: data.map(lambda x, y: x), r"gives pairs \(images, labels\). Received: ds_train"),
+    ],
+    ids=["endless", "empty", "without labels"],
+)
+def test_streams_that_cannot_be_read_are_refused(stream, message, tmp_path):
+    data = tf.data.Dataset.from_tensor_slices(DATA[0]).batch(7)
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, dataset=(stream(data), DATA[1]))

@@ -206,6 +206,41 @@ def test_without_any_result_there_is_no_best(tmp_path):
     assert "2 failed" in found.table()
 
 
+def test_the_table_lists_the_best_first_and_how_others_ended(tmp_path):
+    def ends(x, report):
+        if x < -0.5:
+            raise optimization.Pruned
+        if x < 0:
+            raise RuntimeError("too low")
+        return x
+
+    found = search(ends, SPACE[:1], 12, "value", folder=tmp_path)
+    lines = found.table(100).splitlines()
+    values = [float(line.split("value=")[1].split()[0]) for line in lines if "value=" in line]
+    assert len(lines) == 13 and len(values) > 2 and values == sorted(values, reverse=True)
+    assert lines[1].endswith(" (best)") and sum("(best)" in line for line in lines) == 1
+    assert sum(line.endswith(": pruned") for line in lines) == sum("pruned" in each for each in found.records) > 0
+    assert sum("too low" in line for line in lines) == sum("error" in each for each in found.records) > 0
+    assert found.table(3).splitlines()[1:] == [*lines[1:4], "… and 9 more, see trials.csv"]
+
+
+def test_resuming_says_what_it_found(tmp_path, caplog):
+    caplog.set_level("INFO")
+    search(lambda x: x, SPACE[:1], 3, "value", folder=tmp_path)
+    assert "Found in" not in caplog.text
+    search(lambda x: x, SPACE[:1], 4, "value", folder=tmp_path)
+    assert f"Found in {tmp_path / 'trials.jsonl'}: 3 trials, 0 pruned, 0 failed; they stay" in caplog.text
+
+
+def test_a_search_whose_trials_all_failed_is_an_exit_code(tmp_path, capsys, monkeypatch):
+    failed = search(lambda x: 1 / 0, SPACE[:1], 2, "value", folder=tmp_path)
+    monkeypatch.setattr(optimization, "search", lambda *args, **options: failed)
+    with pytest.raises(SystemExit) as caught:
+        main(["--vary", "timesteps=4:6"])
+    assert caught.value.code == 1
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
 def test_a_missing_metric_stops_the_search(tmp_path):
     with pytest.raises(ValueError, match="Received: metric='accuracy'. Returned are score, cost"):
         search(objective, SPACE, 3, "accuracy", folder=tmp_path)

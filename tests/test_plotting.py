@@ -356,6 +356,17 @@ def test_box_plot_shows_every_repetition_and_the_median():
     assert [t.get_text() for t in axes.get_xticklabels()] == ["rate\nn=3", "one\nn=1"]
 
 
+def test_names_of_many_boxes_are_whole(tmp_path):
+    values = {f"encoding={code}, timesteps={steps}": [1.0, 2.0] for code in VGG[:6] for steps in (8, 16)}
+    figure = plotting.repeated_box_plot(values, "accuracy / %")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{name} (n=2)" for name in values]
+    assert axes.get_xlabel() == "accuracy / %" and axes.yaxis_inverted()
+    plotting.save(figure, tmp_path / "boxes.png")  # draws it
+    boxes = [text.get_window_extent() for text in axes.get_yticklabels()]
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
+
+
 @pytest.mark.parametrize("band", ["confidence", "minmax"])
 def test_curves_draw_mean_and_band(band):
     runs = np.array([[1.0, 4.0], [2.0, 4.0], [6.0, 4.0]])

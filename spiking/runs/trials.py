@@ -15,7 +15,7 @@ import numbers
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +137,25 @@ def in_a_line(record: Record, metrics: Sequence[str]) -> str:
     """A record in a line."""
     values = ", ".join(f"{name}={plain(value)}" for name, value in record["values"].items())
     results = ", ".join(f"{name}={record['metrics'][name]:.5g}" for name in metrics if "metrics" in record)
-    return f"trial {record['number']}: {values}: {record.get('error') or results or 'done'}"
+    ended = "pruned" if "pruned" in record else results or "done"
+    return f"trial {record['number']}: {values}: {record.get('error') or ended}"
+
+
+def tally(records: Iterable[Record]) -> str:
+    """How many trials there are, and how many of them were pruned or failed."""
+    ends = list(map(ending, records))
+    counted = f"{len(ends)} trial{'s' * (len(ends) != 1)}"
+    return f"{counted}, {ends.count('PRUNED')} pruned, {ends.count('FAIL')} failed"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Records on disk
+
+
+def tell_found(place: str, records: Collection[Record], again: int) -> None:
+    """Logs what a call that resumes trials has found, and how many of them it does again."""
+    if records:
+        logger.info("Found in %s: %s; %s", place, tally(records), f"{again} are done again" if again else "they stay")
 
 
 def check_signature(kept: Mapping | None, signature: Mapping, place: str) -> None:
@@ -185,6 +199,7 @@ class Ledger:
         """
         published = time.monotonic()
         done = {number for number, record in self.records.items() if not to_be_redone(record, retry_failed)}
+        tell_found(self._file.name, self.records.values(), len(self.records) - len(done))
         try:
             for number, values in enumerate(plan):
                 if number not in done:

@@ -1,0 +1,38 @@
+"""The figures of a run, drawn as each encoding is finished."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spiking.runs import summaries
+from spiking.runs.folder import RunFolder
+from spiking.runs.results import COMPARISON_FIGURE, Result
+from spiking.runs.siblings import own
+
+
+def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
+    """Draws an encoding's figures, and anew the one that compares all encodings finished so far.
+
+    Returns:
+        Name -> file.
+    """
+    plotting = own("plotting")  # matplotlib is needed here only
+
+    encoding, rasters = result.encoding, summaries.rasters(result.snn, image)
+    seen = len(next(iter(result.activities.values()))[0])
+    curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
+    first_of = {each.ann.name: each for each in reversed(finished)}  # so that each ANN gets one line
+    references = {each.encoding: each.metrics["ann/eval/test"] for each in first_of.values()}
+    figures = {
+        f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
+        f"activity-{encoding}": plotting.ann_snn_correlation(
+            result.activities, title=f"{encoding}: activity of ANN and SNN, {seen} test images"
+        ),
+        COMPARISON_FIGURE: plotting.accuracy_per_timestep(
+            curves,
+            references if len(references) > 1 else result.metrics["ann/eval/test"],
+            title="Accuracy on the test images",
+        ),
+    }
+    return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
