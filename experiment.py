@@ -59,11 +59,13 @@ import tensorflow as tf
 
 import spiking
 from spiking.analysis.diagnosis import Diagnosis
+from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis, analyse
 from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, check_whole, require
 from spiking.quantisation import QuantisedReLU
 from spiking.runs import arguments, screen, summaries
 from spiking.runs.command_line import argument_parser, typed_options
+from spiking.runs.compare import PAGE, TABLE, compare
 from spiking.runs.devices import mirrored_strategy, shared
 from spiking.runs.figures import save_figures
 from spiking.runs.files import locked, plain
@@ -203,7 +205,8 @@ class Experiment:
         results: encoding -> `Result`.
         metrics: encoding -> its metrics: accuracies in [0, 1] as `{ann,snn}/eval/{train,test}`, their differences SNN
             minus ANN as `snn/diff/{train,test}`, `experiment/<setting>`, `snn/seconds` for simulating the test
-            images (from the time of one batch), `snn/timesteps` of one simulation, and what
+            images (from the time of one batch), `snn/timesteps` of one simulation, `snn/latency`, the step from which
+            on it stays within a point of the ANN's accuracy (absent if it does not), and what
             `summaries.ANALYSIS_METRICS` lists.
         problems: what could not be written, in sentences; the rest is there.
 
@@ -420,7 +423,8 @@ class Experiment:
                 accuracy = conversion.snn_accuracy(result.snn, images, labels, batch_size, verbose=1)
             found[f"snn/eval/{part}"] = accuracy
             found[f"snn/diff/{part}"] = accuracy - ann[f"ann/eval/{part}"]
-        result.metrics.update(found)
+        step = latency(result.analysis.accuracy_per_timestep, ann["ann/eval/test"])
+        result.metrics.update(found, **({"snn/latency": step} if step else {}))
         result.metrics |= {tag: float(getattr(result.analysis, name)) for tag, name in ANALYSIS_METRICS.items()}
         return found
 
@@ -767,14 +771,19 @@ def arguments_as_given(arguments: Mapping, grid: Mapping | None, folder) -> tupl
 # The command line
 
 
-def command_line(argv: Sequence[str] | None) -> "Experiment":
+def arguments_of(argv: Sequence[str] | None) -> dict[str, Any]:
+    """What the command line gives, by name."""
+    parser = argument_parser(ann_training.TRAINING_FUNCTIONS, ann_training.DATASETS, DEFAULT_NETWORK)
+    return vars(parser.parse_args(argv))
+
+
+def command_line(given: dict[str, Any]) -> "Experiment":
     """The experiment that the command line describes.
 
     Raises:
         ValueError, OSError: as `Experiment` does.
     """
-    parser = argument_parser(ann_training.TRAINING_FUNCTIONS, ann_training.DATASETS, DEFAULT_NETWORK)
-    given = vars(parser.parse_args(argv))
+    given = {name: value for name, value in given.items() if name != "compare"}
     options = typed_options(given.pop("options"), given["encoding"])
     accuracy = given.pop("training_accuracy")
     strategy = mirrored_strategy(given.pop("devices"))
@@ -782,11 +791,16 @@ def command_line(argv: Sequence[str] | None) -> "Experiment":
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python experiment.py`: runs one experiment and prints how the encodings compare."""
+    """`python experiment.py`: runs one experiment and prints how the encodings compare; or compares all runs."""
+    given = arguments_of(argv)
     screen.show_messages()
     experiment, code, lines = None, 0, []
     try:
-        experiment = command_line(argv)
+        if given["compare"]:
+            table = compare(given["results_dir"]) if "results_dir" in given else compare()
+            print(f"{table}\n\nPage:  {table.folder / PAGE}\nTable: {table.folder / TABLE}")
+            return
+        experiment = command_line(given)
         experiment.run()
         code = 1 if experiment.problems else 0
     except KeyboardInterrupt:

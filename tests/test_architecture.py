@@ -23,7 +23,7 @@ ONLY_FROM_SPIKING = {
 }
 # What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but
 # plotting, which loads matplotlib.
-MAY_IMPORT_LATER = {"plotting", "matplotlib", "nir", "optuna", "tensorboard"}
+MAY_IMPORT_LATER = {"plotting", "matplotlib", "nir", "optuna", "tensorboard", "pandas"}
 ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
 # ttfs_clamped is ttfs with another ANN activation, ttfs_dynthresh is ttfs with another threshold
 MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}

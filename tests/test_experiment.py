@@ -613,13 +613,13 @@ def test_main_interrupted_before_it_began_says_so(tmp_path, capsys, monkeypatch)
 def test_main_hands_options_on_in_their_types(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = "--encoding rate --option input_coding=poisson --option readout_delay=2 --option tau=inf --max-rate 0.5"
-    experiment = module.command_line(options.split())
+    experiment = module.command_line(module.arguments_of(options.split()))
     found = experiment.hyperparameters("rate")
     expected = {"input_coding": "poisson", "readout_delay": 2, "tau": float("inf"), "max_rate": 0.5}
     assert {name: found[name] for name in expected} == expected
     assert [type(found[name]) for name in expected] == [type(value) for value in expected.values()]
     assert experiment.disable_training_accuracy
-    assert not module.command_line(["--training-accuracy"]).disable_training_accuracy
+    assert not module.command_line(module.arguments_of(["--training-accuracy"])).disable_training_accuracy
 
 
 def test_main_tells_a_damaged_network_in_the_cache_in_one_line(tmp_path, capsys, monkeypatch):

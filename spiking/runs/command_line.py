@@ -93,6 +93,8 @@ def argument_parser(networks: Iterable[str], datasets: Iterable[str], default: s
     add("--results-dir", metavar="DIR", help="where the run's folder goes (default: experiments)")
     add("--tblogs-dir", metavar="DIR", help="where the TensorBoard log goes (default: tblogs)")
     add("--force-training", action="store_true", help="train even if the same ANN has been trained before")
+    runs = "train nothing: compare all runs in --results-dir, as a table, comparison.csv and index.html there"
+    add("--compare", action="store_true", default=False, help=runs)
     slow = "evaluate on the training images, too, which takes long (default: on the test images alone)"
     add("--training-accuracy", action="store_true", default=False, help=slow)
     return parser

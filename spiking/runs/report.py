@@ -6,9 +6,11 @@ Everything that comes in is escaped. A table is a list of rows, the first of the
 import base64
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
@@ -44,6 +46,24 @@ a { color: #0072b2; }
   tr, figure { break-inside: avoid; }
   img { max-height: 22cm; }
 }
+"""
+
+
+WIDE = "body { max-width: none; } .sortable th { cursor: pointer; position: sticky; top: 0; background: #fff; }"
+# Sorts a table by a column; a second click turns the order round. Scripts run twice in a notebook do no harm.
+SORT = """
+document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
+  const column = [...head.parentNode.children].indexOf(head), body = head.closest("table").tBodies[0];
+  const falling = head.dataset.order !== "falling", sign = falling ? -1 : 1;
+  for (const each of head.parentNode.children) { delete each.dataset.order; each.removeAttribute("aria-sort"); }
+  head.dataset.order = falling ? "falling" : "rising";
+  head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+  const text = row => row.children[column].textContent, number = row => parseFloat(text(row).replaceAll(",", ""));
+  const empty = row => text(row) === "–";
+  [...body.rows].sort((a, b) => empty(a) - empty(b) || (empty(a) ? 0 :
+    sign * (isNaN(number(a)) || isNaN(number(b)) ? text(a).localeCompare(text(b)) : number(a) - number(b)))
+  ).forEach(row => body.append(row));
+});
 """
 
 
@@ -112,16 +132,11 @@ def render(
         figures: caption -> PNG of what concerns all encodings.
         configuration: of the run; may be nested.
     """
-    name = html.escape(str(name))
     anchors = [(f"encoding-{number}", each) for number, each in enumerate(sections, 1)]
     links = [f'<a href="#{anchor}">{html.escape(each.encoding)}</a>' for anchor, each in anchors]
     links += ['<a href="#metrics">all metrics</a>', '<a href="#configuration">configuration</a>']
     parts = [
-        "<!DOCTYPE html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{name}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{STYLE}</style></head><body>",
-        f"<h1>{name}</h1>",
+        f"<h1>{html.escape(str(name))}</h1>",
         f"<nav><p>{' · '.join(links)}</p></nav>",
         "<section><h2>Encodings compared</h2>",
         table(summaries.comparison({each.encoding: each.metrics for each in sections})),
@@ -134,9 +149,50 @@ def render(
         note("Accuracies are shares in [0, 1], energies in joule per image, operations per image."),
         '</section><section id="configuration"><h2>Configuration</h2>',
         table([("setting", "value"), *flattened(plain(configuration))], right=False),
-        "</section></body></html>",
+        "</section>",
     ]
-    return "\n".join(parts) + "\n"
+    return page(str(name), parts)
+
+
+def page(title: str, parts: Sequence[str], wide: bool = False) -> str:
+    """A whole page out of parts in HTML; `wide` leaves no margins."""
+    style = STYLE + WIDE * wide
+    head = [
+        "<!DOCTYPE html>",
+        f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{style}</style></head><body>",
+    ]
+    return "\n".join([*head, *parts, "</body></html>"]) + "\n"
+
+
+def sortable(rows: Table, links: Sequence[str]) -> str:
+    """A table that a click on a head sorts, numbers as numbers; dashes come last.
+
+    Args:
+        links: for the first cell of each row behind the head, a file; "" for none. May be empty.
+    """
+    head, *body = rows
+    if links:
+        body = [[_link(row[0], link), *map(html.escape, row[1:])] for row, link in zip(body, links, strict=True)]
+    else:
+        body = [list(map(html.escape, row)) for row in body]
+    right = [all(is_written_number(row[n]) for row in rows[1:]) for n in range(len(head))]
+    looks = [' class="right"' if each else "" for each in right]
+    heads = "".join(f'<th{look} scope="col">{html.escape(name)}</th>' for look, name in zip(looks, head, strict=True))
+    lines = ["".join(f"<td{look}>{cell}</td>" for look, cell in zip(looks, row, strict=True)) for row in body]
+    lines = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    table = f'<div class="wide"><table class="sortable"><thead><tr>{heads}</tr></thead><tbody>\n{lines}\n</tbody>'
+    return f"{table}</table></div><script>{SORT}</script>"
+
+
+def _link(text: str, target: str) -> str:
+    return f'<a href="{html.escape(quote(target))}">{html.escape(text)}</a>' if target else html.escape(text)
+
+
+def is_written_number(text: str) -> bool:
+    """Whether a cell holds a number, or the dash for none."""
+    return text == "–" or bool(re.fullmatch(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?|inf", text))
 
 
 def encoding_section(section: Section, anchor: str) -> str:

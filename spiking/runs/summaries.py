@@ -236,5 +236,21 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def frame(rows: Sequence[Mapping]):
+    """Rows as a pandas DataFrame.
+
+    Raises:
+        ImportError: pandas, on which the toolbox does not depend, is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(
+            "A frame is one of pandas', which is not installed. Received: to_frame(). pip install pandas, or take "
+            "to_dict() or rows()."
+        ) from error
+    return pandas.DataFrame(list(rows))
+
+
 def _or_dash(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
