@@ -36,7 +36,8 @@ import tensorflow as tf
 from spiking.checks import check_folder, check_whole, require
 from spiking.runs.devices import is_op_determinism_enabled, rounding
 from spiking.runs.files import write_atomically
-from spiking.runs.streams import gathered
+from spiking.runs.sources import gathered, read_npz
+from spiking.shown import Shown
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,6 @@ KERAS_DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DATASETS = ("mnist_sample", *KERAS_DATASETS)
 
 _EMBEDDED = Path(__file__).parent / "spiking" / "data"
-_ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 _LARGEST_LABEL = 99_999  # A network has an output for each number up to the largest: 10⁷ of them take gigabytes.
 _NUMBER_CLASSES = (
     "Number the classes from 0, in training and test labels alike: "
@@ -55,8 +55,8 @@ _NUMBER_CLASSES = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset(Shown):
     """Labelled images, in a training and a test part, as `load_dataset` returns them.
 
     Args:
@@ -72,6 +72,23 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray
     source: str = "arrays"
+
+    def heading(self) -> str:
+        """Name, numbers, shape, and where it was read."""
+        shape = " × ".join(map(str, self.input_shape))
+        count = f"{len(self.x_train):,} training and {len(self.x_test):,} test images"
+        return f"{self.name}: {count}, {shape}, {self.classes} classes, from {self.source}"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """How many images each class has."""
+        counts = (np.bincount(labels, minlength=self.classes) for labels in (self.y_train, self.y_test))
+        rows = [tuple(map(str, row)) for row in zip(range(self.classes), *counts, strict=False)]
+        return [("class", "training images", "test images"), *rows] if self.classes <= 100 else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """What there is to say of it; not its images."""
+        facts = {"name": self.name, "source": self.source, "fingerprint": self.fingerprint, "classes": self.classes}
+        return {**facts, "images": [len(self.x_train), len(self.x_test)], "image shape": list(self.input_shape)}
 
     @property
     def train(self) -> tuple[np.ndarray, np.ndarray]:
@@ -162,10 +179,10 @@ def _read(source, data_dir) -> tuple[str, str, tuple]:
     """Finds the source. Returns name, origin and, unchecked, the arrays, `((x_train, y_train), (x_test, y_test))`."""
     if isinstance(source, str) and source in DATASETS:
         path = _find(source, data_dir)
-        return (source, str(path), _read_npz(path)) if path else (source, "keras.datasets", _ask_keras(source))
+        return (source, str(path), read_npz(path)) if path else (source, "keras.datasets", _ask_keras(source))
     if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(".npz")):
         path = Path(os.path.expanduser(source))
-        return path.stem, str(path), _read_npz(path)
+        return path.stem, str(path), read_npz(path)
     if isinstance(source, Dataset):
         return source.name, source.source, (source.train, source.test)
     source = gathered(source)
@@ -212,29 +229,6 @@ def _ask_keras(name: str) -> tuple:
         ) from error
     _log.info("data set %s read by keras.datasets", name)
     return arrays
-
-
-def _read_npz(path: Path) -> tuple:
-    """Reads the four arrays of an .npz file. Pickled objects are refused, since loading them can run any code."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no such .npz file. Received: {str(path)!r}. Check the path.")
-    try:
-        # A file with a single array (.npy) fails here too: an array cannot be entered.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in _ARRAY_NAMES}
-    except PermissionError:
-        raise
-    except Exception as error:  # A damaged file shows itself in many ways.
-        raise ValueError(
-            "The file is no .npz archive of plain arrays: it is damaged, or holds pickled objects, which are not "
-            f"loaded since they can run any code ({error}). Received: {str(path)!r}. "
-            "Write it with numpy.savez(path, x_train=…, …), each array of numbers and of one shape."
-        ) from error
-    missing = [name for name in _ARRAY_NAMES if name not in arrays]
-    require(not missing, f"An .npz data set needs the arrays {', '.join(_ARRAY_NAMES)}",
-            f"{str(path)!r} without {', '.join(missing)}", "Rename or add arrays.")
-    _log.info("data set read from %s", path)
-    return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
 
 
 def _standardise(part: str, images, labels, max_images: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -77,6 +77,7 @@ from spiking.runs.summaries import ANALYSIS_METRICS
 from spiking.runs.tensorboard import TrainingLog, log_to_tensorboard
 from spiking.runs.trained import OF_TRAINING, check_network, network_key, trained_network
 from spiking.runs.trials import Report, Task, function_task
+from spiking.shown import Shown, plain_numbers, text_table
 
 require_own("ann_training", "conversion")  # files of the user's may have these names
 import ann_training  # noqa: E402
@@ -150,7 +151,7 @@ class TrainingView:
 # ---------------------------------------------------------------------------------------------------------------------
 # The experiment
 
-class Experiment:
+class Experiment(Shown):
     """Trains an ANN, converts it with one or more encodings, evaluates, analyses and logs.
 
     All arguments are checked here, and the data is read, before anything is trained or written.
@@ -271,6 +272,25 @@ class Experiment:
         self.tensorboard_title = self.tensorboard_title or self.name
         self.ann_cache_dir = self.results_dir / ANN_CACHE
         self._start_anew()
+        screen.show_in_notebooks()
+
+    def heading(self) -> str:
+        """Network, data set and codes, and where the results are."""
+        place = f", results in {self._folder.path}" if self._folder else ", not run yet"
+        return f"{self.network} on {self.data.name}, {', '.join(self.settings)}{place}"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """How the codes compare, as far as they are measured."""
+        rows = summaries.comparison(self.metrics)
+        return rows if len(rows) > 1 else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration, and encoding -> its metrics so far."""
+        return plain_numbers(plain({"configuration": self.configuration(), "metrics": self.metrics}))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Encoding and metrics, a row per encoding."""
+        return [{"encoding": encoding, **metrics} for encoding, metrics in self.metrics.items()]
 
     def run(self, timestep_analysis: bool = False):
         """Does all the work, for one encoding after the other.
@@ -517,8 +537,8 @@ class Experiment:
         """Lines that say what there is of this run so far: the table, the files."""
         if self._folder is None:
             return ["Nothing was written."]
-        rows, missing = summaries.comparison(self.metrics), [each for each in self.results if each not in self._logged]
-        lines = ["", summaries.text_table(rows), ""] if len(rows) > 1 else []
+        rows, missing = self.table(), [each for each in self.results if each not in self._logged]
+        lines = ["", text_table(rows), ""] if rows else []
         lines += [f"Not finished: {', '.join(missing)}"] if missing else []
         path, tblogs = self._folder.path, self._folder.tblogs
         page = ", of which report.html shows all" if (path / "report.html").is_file() else ""

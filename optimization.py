@@ -46,6 +46,7 @@ from spiking.runs.spaces import (
 )
 from spiking.runs.study import records_of, run_shared, shared_study, to_replace
 from spiking.runs.trials import Pruned, Record, ending, in_a_line, open_ledger, tally, tell_found, trial_rows
+from spiking.shown import html_lines
 
 require_own("experiment")  # a file of the user's may have this name
 from experiment import Experiment, ExperimentTask, RepeatedExperiment, as_task  # noqa: E402
@@ -61,7 +62,7 @@ TABLE = "trials.csv"
 NAMED = {"network": "training_function", "dataset": "dataset", "encoding": "encoding"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """What a search has found: the records of all trials, by number, for these objectives.
 
@@ -76,6 +77,15 @@ class SearchResult:
     arguments: Mapping[str, Any]
     data: Mapping[str, str] | None
     folder: Path
+
+    def __repr__(self):
+        return f"<SearchResult: {tally(self.records)}, {', '.join(self.metrics)}, in {self.folder}>"
+
+    def __str__(self):
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return html_lines(self.table())
 
     @functools.cached_property
     def best(self) -> list[Record]:

@@ -18,7 +18,9 @@ MAY_IMPORT = {
 }
 # What knows nothing of spikes takes from `spiking` only what knows nothing of them either.
 ONLY_FROM_SPIKING = {
-    "ann_training": {"spiking.checks", "spiking.runs.devices", "spiking.runs.files", "spiking.runs.streams"},
+    "ann_training": {
+        "spiking.checks", "spiking.shown", *(f"spiking.runs.{name}" for name in ("devices", "files", "sources"))
+    },
     "plotting": set(),
 }
 # What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but

@@ -88,9 +88,9 @@ def test_files_hold_the_table_and_link_the_reports(folder):
         read = list(csv.DictReader(file))
     assert [float(row["SNN / %"]) for row in read] == pytest.approx([98.5, 90, 50])
     page = Page((folder / "index.html").read_text(encoding="utf-8"))
-    assert [tuple(row) for row in page.rows] == table.written()
+    assert [tuple(row) for row in page.rows] == table.table()
     assert page.links == ["comparison.csv", *["first%20%26%20best/report.html"] * 2, "group/second/report.html"]
-    for line in str(table).splitlines()[2:]:
+    for line in str(table).splitlines()[3:]:
         assert re.match(r"(first & best|group/second) ", line)
 
 

@@ -23,14 +23,15 @@ from spiking.folding.graph import FoldedGraph, Image
 from spiking.folding.reader import rerun
 from spiking.network.model import SpikingModel
 from spiking.network.records import ACTIVITIES, READOUTS
+from spiking.shown import Shown, or_dash
 
 # From what size wrong statistics are reported: of the mean in standard deviations, of these as ln of their ratio.
 BATCH_NORM_LIMIT = 0.5
 SMALL_BATCH = 32  # statistics over fewer images say little
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """What is wrong with a converted network.
 
     Attributes:
@@ -61,18 +62,28 @@ class Diagnosis:
         classes."""
         return least_same_class(self.outputs)
 
-    def __str__(self):
-        width = max([5, *(len(layer.name) for layer in self.layers)])
-        rows = [f"{'layer':<{width}}" + "".join(f"{part:>14}" for part in PARTS)]
-        for layer in self.layers:
-            rows.append(f"{layer.name:<{width}}" + "".join(f"{getattr(layer, part):>14.1%}" for part in PARTS))
-        found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
+    def heading(self) -> str:
+        """How the outputs differ, and how many are right after the last and the best step."""
         head = f"{self.images} images, {described(self.outputs)}"
         if self.per_step is not None:
             step = best_step(self.per_step)
             head += f"; {self.share} {self.per_step[-1]:.1%} at the end, {self.per_step[step - 1]:.1%} at the best "
             head += f"step, {step} of {len(self.per_step)}"
-        return "\n".join([head, *rows, "Findings, what to cure first:", *found])
+        return head
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The error of each layer of neurons, split by cause."""
+        rows = [(each.name, *(or_dash(getattr(each, part), ".1%") for part in PARTS)) for each in self.layers]
+        return [("layer", *PARTS), *rows]
+
+    def closing(self) -> str:
+        """The findings."""
+        found = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)] or ["none"]
+        return "\n".join(["Findings, what to cure first:", *found])
+
+    def rows(self) -> list[dict]:
+        """The error of each layer, in shares."""
+        return [{"layer": each.name, **{part: getattr(each, part) for part in PARTS}} for each in self.layers]
 
 
 class BatchNormCheck:

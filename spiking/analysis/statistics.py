@@ -19,6 +19,7 @@ from spiking.folding.graph import FoldedGraph
 from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
 from spiking.network.records import ACTIVITIES, FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.shown import Shown, or_dash, plain_numbers
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
@@ -60,8 +61,8 @@ class LayerStatistics:
     synaptic_operations: float
 
 
-@dataclass(frozen=True)
-class Analysis:
+@dataclass(frozen=True, repr=False)
+class Analysis(Shown):
     """What a spiking network does and costs, over a data set. All costs are means per image.
 
     Attributes:
@@ -107,18 +108,41 @@ class Analysis:
     accuracy_per_timestep: np.ndarray | None = None
     ann_effective_macs: float | None = None
 
-    def to_dict(self) -> dict:
-        """All of it as plain numbers, strings, lists and dicts, for JSON; None in place of NaN."""
-        return _plain(dataclasses.asdict(self))
+    def heading(self) -> str:
+        """Accuracy, spikes, operations and energy, with their units."""
+        right = "" if self.accuracy is None else f"{self.accuracy:.2%} right; "
+        return (
+            f"{self.samples} images, {self.timesteps} time steps: {right}per image {self.spikes_per_neuron:.3f} spikes "
+            f"per neuron, {self.synaptic_operations:,.0f} operations and {self.macs:,.0f} MACs, "
+            f"{self.snn_energy * 1e6:.3g} µJ (ANN {self.ann_macs:,} MACs, {self.ann_energy * 1e6:.3g} µJ)"
+        )
 
+    def table(self) -> list[tuple[str, ...]]:
+        """The hidden layers: spikes per neuron and image, first spikes in time steps, operations per image."""
+        spikes = ("spikes", "variance", "first spike", "variance", "silent", "saturated")
+        head = ("layer", "neurons", *spikes, "operations")
+        return [
+            head,
+            *(
+                (
+                    f"{number} {layer.name}" + ("" if layer.holds_neurons else " (relays)"),
+                    f"{layer.neurons:,}",
+                    f"{layer.spike_mean:.3f}",
+                    f"{layer.spike_var:.3f}",
+                    or_dash(layer.first_spike_time_mean, ".1f"),
+                    or_dash(layer.first_spike_time_var, ".1f"),
+                    f"{layer.silent_share:.1%}",
+                    f"{layer.saturated_share:.1%}",
+                    f"{layer.synaptic_operations:,.0f}",
+                )
+                for number, layer in enumerate(self.layers, 1)
+            ),
+        ]
 
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item) for item in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and math.isnan(value) else value
+    def rows(self) -> list[dict]:
+        """The numbers of each hidden layer, but for its histograms."""
+        rows = [plain_numbers(dataclasses.asdict(layer)) for layer in self.layers]
+        return [{name: value for name, value in row.items() if not isinstance(value, list)} for row in rows]
 
 
 class SpikeCounter:

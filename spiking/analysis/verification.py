@@ -12,6 +12,7 @@ from spiking.analysis.tasks import LINEAR, SIGMOID, Output, Task, task_of
 from spiking.folding.graph import FoldedGraph
 from spiking.network.model import SpikingModel
 from spiking.network.records import ACTIVITIES
+from spiking.shown import Shown
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +172,8 @@ def described(outputs: dict[str, OutputDifference]) -> str:
     return "\n" + "\n".join(f"  {name}: {output}" for name, output in outputs.items())
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """How a spiking network differs from its ANN on some images.
 
     Attributes:
@@ -214,16 +215,22 @@ class Verification:
         """Of the outputs, absolute; of several the largest."""
         return float(np.max([output.mean_difference for output in self.outputs.values()]))
 
-    def __str__(self):
-        rows = [f"  {name:<24} {error:8.2%}" for name, error in self.layers.items()]
-        return "\n".join(
-            [
-                f"{self.images} images: {described(self.outputs)}",
-                f"outputs differ by {self.mean_difference:.2g} on average, {self.largest_difference:.2g} at most; "
-                f"folding error {self.folding_error:.1g}",
-                *(["error of the activity, relative to the mean activation:", *rows] if rows else []),
-            ]
+    def heading(self) -> str:
+        """How the outputs differ."""
+        return (
+            f"{self.images} images: {described(self.outputs)}\n"
+            f"outputs differ by {self.mean_difference:.2g} on average, {self.largest_difference:.2g} at most; "
+            f"folding error {self.folding_error:.1g}"
         )
+
+    def table(self) -> list[tuple[str, str]]:
+        """The error of each layer's activity."""
+        rows = [(name, f"{error:.2%}") for name, error in self.layers.items()]
+        return [("layer", "error of the activity / mean activation"), *rows] if rows else []
+
+    def rows(self) -> list[dict]:
+        """The error of each layer's activity, in shares of the mean activation."""
+        return [{"layer": name, "error": error} for name, error in self.layers.items()]
 
 
 def verify(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Verification:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -25,10 +26,11 @@ from spiking.network.records import (
     Simulation,
     check_record,
 )
+from spiking.shown import Shown, plain_numbers
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SpikingModel(Functional):
+class SpikingModel(Shown, Functional):
     """A converted network: takes the ANN's inputs, returns its kind of output, simulates in one loop.
 
     Its layers are an input layer per image and one `SpikingRNN` per layer of neurons, wired as the ANN is, with
@@ -126,6 +128,25 @@ class SpikingModel(Functional):
         cells = {name: layer.cell for name, layer in layers.items() if isinstance(layer, SpikingRNN)}
         timesteps = next(iter(inputs.values())).timesteps
         return Plan(timesteps, inputs, relays, cells, self.wiring, self._description.read_outs)
+
+    def heading(self) -> str:
+        """Name, code and size."""
+        cells = [self.plan.cells[name] for name in self.plan.hidden]
+        neurons = [math.prod(cell.neurons_shape) for cell in cells if cell.holds_neurons]
+        plural = "s" * (len(neurons) != 1)
+        return (
+            f"{self.name}, {self.encoding.name}: {len(neurons)} layer{plural} of {sum(neurons):,} neurons, "
+            f"{self.count_params():,} weights, {self.timesteps} time steps"
+        )
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """What became of each layer of the ANN."""
+        return [("ANN layer", "type", "became"), *((row["layer"], row["type"], row["result"]) for row in self.report)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The code with its settings, the report of the conversion and that of the calibration."""
+        code = {"encoding": self.encoding.name, **self.encoding.get_config()}
+        return plain_numbers({"name": self.name, **code, "report": self.report, "calibration": self.calibration})
 
     @property
     def hidden_layers(self) -> list[SpikingRNN]:

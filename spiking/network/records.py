@@ -4,7 +4,10 @@ import abc
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
+
+from spiking.shown import html_table, text_table
 
 # What a simulation can record beside its output.
 SPIKE_COUNTS = "spike_counts"
@@ -33,6 +36,25 @@ class Simulation(NamedTuple):
     rasters: dict[str, tf.Tensor] = {}
     readouts: Any = ()
     activities: dict[str, tf.Tensor] = {}
+
+    def table(self) -> list[tuple[str, str]]:
+        """What is there, with shapes; the tensors themselves would fill pages."""
+        rows = []
+        for name, value in self._asdict().items():
+            for key, tensor in value.items() if isinstance(value, dict) else [("", value)]:
+                shapes = [str(tuple(each.shape)) for each in keras.tree.flatten(tensor)]
+                rows += [(f"{name}['{key}']" if key else name, ", ".join(shapes))] if shapes else []
+        return [("what", "shape"), *rows]
+
+    def __repr__(self):
+        recorded = [name for name, value in self._asdict().items() if keras.tree.flatten(value)]
+        return f"<Simulation: {', '.join(recorded)}>"
+
+    def __str__(self):
+        return text_table(self.table())
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table())
 
 
 def check_record(record: str | Sequence[str]) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spiking.analysis.statistics import ENERGY_PER_AC, ENERGY_PER_MAC
-from spiking.runs import report, summaries
+from spiking.runs import report
 from spiking.runs.files import write_csv, write_text
 from spiking.runs.trials import as_read, is_number
+from spiking.shown import Shown, plain_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ class Entry:
     link: str
 
 
-class RunTable:
-    """The runs of a folder, as `compare` gives them. Prints as a table, and shows as one in notebooks.
+class RunTable(Shown):
+    """The runs of a folder, as `compare` gives them.
 
     Attributes:
         folder: of the runs.
@@ -112,14 +113,20 @@ class RunTable:
             rows.append(row)
         return rows
 
-    def to_frame(self):
-        """The rows as a pandas DataFrame, where pandas is installed."""
-        return summaries.frame(self.rows())
+    def heading(self) -> str:
+        """How many rows there are."""
+        return f"{len(self)} rows of {self.folder}" if self.entries else f"No runs in {self.folder}."
 
-    def written(self) -> list[tuple[str, ...]]:
+    def to_dict(self) -> dict[str, Any]:
+        """The rows."""
+        return {"folder": str(self.folder), "rows": plain_numbers(self.rows())}
+
+    def table(self) -> list[tuple[str, ...]]:
         """The rows as texts, below a head; columns that are empty everywhere are left out."""
+        if not self.entries:
+            return []
         rows, forms = self.rows(), {column.name: column.form for column in COLUMNS}
-        names = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
+        names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
         text = lambda row, name: "–" if row[name] is None else format(row[name], forms[name])  # noqa: E731
         body = [tuple(text(row, n) if n in forms else report.written(row[n]) for n in names) for row in rows]
         return [tuple(names), *body]
@@ -127,20 +134,11 @@ class RunTable:
     def __len__(self):
         return len(self.entries)
 
-    def __str__(self):
-        return summaries.text_table(self.written()) if self.entries else f"No runs in {self.folder}."
-
-    def __repr__(self):
-        return f"RunTable({str(self.folder)!r}, {len(self)} rows)"
-
-    def _repr_html_(self) -> str:
-        return report.sortable(self.written(), []) if self.entries else report.note(str(self))
-
     def write(self) -> None:
         """Writes comparison.csv and index.html into the folder."""
         write_csv(self.folder / TABLE, self.rows())
         links = [entry.link for entry in self.entries]
-        table = report.sortable(self.written(), links) if self.entries else report.note(str(self))
+        table = report.sortable(self.table(), links) if self.entries else report.note(str(self))
         parts = [
             "<h1>Runs</h1>",
             f"<p>{len(self)} rows, also as <a href='{TABLE}'>{TABLE}</a>. A click on a head sorts.</p>",

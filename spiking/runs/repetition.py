@@ -12,6 +12,7 @@ from spiking.runs.files import plain, write_csv, write_json
 from spiking.runs.siblings import own
 from spiking.runs.spaces import checked_values, derived_seed
 from spiking.runs.trials import Record, Task, as_read, columns, is_number, open_ledger, trial_rows
+from spiking.shown import Shown, or_dash, plain_numbers
 
 STATISTICS = ("metric", "n", "mean", "sd", "low", "high")  # columns of a summary, beside those of the grid
 
@@ -34,7 +35,7 @@ def checked_axes(timesteps: int | Sequence[int] | None, grid: Mapping[str, Seque
     return axes
 
 
-class Repetition:
+class Repetition(Shown):
     """The same trials several times; resumable as a search is.
 
     The folder gets `runs.csv`, a row per run; `summary.csv` and `summary.json`, all numbers of each cell of the grid
@@ -73,6 +74,30 @@ class Repetition:
         with open_ledger(self.folder, signature) as ledger:
             ledger.run(self.task, plan, (), self._publish, retry_failed)
         return self.summary()
+
+    def heading(self) -> str:
+        """How many runs there are of how many, and where."""
+        wanted = self.repetitions * len(self.cells)
+        done = f"{len(self.records)} of {wanted} runs done, {sum('error' in each for each in self.records)} failed"
+        return f"{self.repetitions} repetitions of {len(self.cells)} cells: {done}, in {self.folder}"
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Mean and standard deviation of each metric and cell; the `summary` has more."""
+        rows = []
+        for metric in self.metrics():
+            for label, runs in self.values(metric).items():
+                found = statistics(runs)
+                written = (or_dash(np.nan if found[name] is None else found[name], ".5g") for name in ("mean", "sd"))
+                rows.append((label, metric, str(found["n"]), *written))
+        return [("cell", "metric", "n", "mean", "sd"), *rows] if rows else []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The `summary`."""
+        return self.summary()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary and the runs, plain."""
+        return plain_numbers({"summary": self.summary(), "runs": self.records})
 
     def summary(self) -> list[dict[str, Any]]:
         """A row per cell and metric: n, mean, sd, and the 95% confidence interval from low to high."""

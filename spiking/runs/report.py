@@ -50,7 +50,7 @@ a { color: #0072b2; }
 
 
 WIDE = "body { max-width: none; } .sortable th { cursor: pointer; position: sticky; top: 0; background: #fff; }"
-# Sorts a table by a column; a second click turns the order round. Scripts run twice in a notebook do no harm.
+# Sorts a table by a column; a second click turns the order round.
 SORT = """
 document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
   const column = [...head.parentNode.children].indexOf(head), body = head.closest("table").tBodies[0];
@@ -112,10 +112,10 @@ def section(
     return Section(
         encoding=snn.encoding.name,
         metrics=metrics,
-        layers=summaries.layer_table(analysis),
+        layers=analysis.table(),
         conversion=[("ANN layer", "type", "became"), *became],
         remarks=[summary[0].upper() + summary[1:] + ".", summaries.latency_remark(analysis, metrics["ann/eval/test"])],
-        errors=summaries.error_table(diagnosis) if diagnosis else None,
+        errors=diagnosis.table() if diagnosis else None,
         findings=[str(finding) for finding in diagnosis.findings] if diagnosis else None,
         figures=figures,
     )
@@ -170,13 +170,10 @@ def sortable(rows: Table, links: Sequence[str]) -> str:
     """A table that a click on a head sorts, numbers as numbers; dashes come last.
 
     Args:
-        links: for the first cell of each row behind the head, a file; "" for none. May be empty.
+        links: for the first cell of each row behind the head, a file; "" for none.
     """
     head, *body = rows
-    if links:
-        body = [[_link(row[0], link), *map(html.escape, row[1:])] for row, link in zip(body, links, strict=True)]
-    else:
-        body = [list(map(html.escape, row)) for row in body]
+    body = [[_link(row[0], link), *map(html.escape, row[1:])] for row, link in zip(body, links, strict=True)]
     right = [all(is_written_number(row[n]) for row in rows[1:]) for n in range(len(head))]
     looks = [' class="right"' if each else "" for each in right]
     heads = "".join(f'<th{look} scope="col">{html.escape(name)}</th>' for look, name in zip(looks, head, strict=True))

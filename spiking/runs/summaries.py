@@ -4,12 +4,10 @@ Tags are paths, as TensorBoard groups them. A histogram is an array `(bins, 3)` 
 count. A table is a list of rows, the first of them the head. Nothing is written here.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from spiking.analysis.diagnosis import PARTS, Diagnosis
 from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis
 from spiking.folding.linear import is_weighted, kernels_of
@@ -182,34 +180,6 @@ def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
     ]
 
 
-def layer_table(analysis: Analysis) -> list[tuple[str, ...]]:
-    """Table of the hidden layers: spikes per neuron and image, first spikes in time steps, operations per image."""
-    head = ("layer", "neurons", "spikes", "variance", "first spike", "variance", "silent", "saturated", "operations")
-    return [
-        head,
-        *(
-            (
-                f"{number} {layer.name}" + ("" if layer.holds_neurons else " (relays)"),
-                f"{layer.neurons:,}",
-                f"{layer.spike_mean:.3f}",
-                f"{layer.spike_var:.3f}",
-                _or_dash(layer.first_spike_time_mean, ".1f"),
-                _or_dash(layer.first_spike_time_var, ".1f"),
-                f"{layer.silent_share:.1%}",
-                f"{layer.saturated_share:.1%}",
-                f"{layer.synaptic_operations:,.0f}",
-            )
-            for number, layer in enumerate(analysis.layers, 1)
-        ),
-    ]
-
-
-def error_table(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
-    """Table of the error of each layer of neurons, split by cause; see `spiking.diagnosis`."""
-    rows = [(each.name, *(_or_dash(getattr(each, part), ".1%") for part in PARTS)) for each in diagnosis.layers]
-    return [("layer", *PARTS), *rows]
-
-
 def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0) -> str:
     """A sentence on how soon the spiking network is as good as its ANN."""
     step = latency(analysis.accuracy_per_timestep, ann_accuracy, points)
@@ -224,33 +194,3 @@ def conversion_report(snn: SpikingModel) -> str:
     widths = [max(len(row[key]) for row in snn.report) for key in ("layer", "type")]
     lines = [f"{row['layer']:<{widths[0]}}  {row['type']:<{widths[1]}}  {row['result']}" for row in snn.report]
     return "\n".join([f"{'ANN layer':<{widths[0]}}  {'type':<{widths[1]}}  became", *lines])
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table as lines of text, all columns but the first to the right, a rule below the head."""
-    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def frame(rows: Sequence[Mapping]):
-    """Rows as a pandas DataFrame.
-
-    Raises:
-        ImportError: pandas, on which the toolbox does not depend, is not installed.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            "A frame is one of pandas', which is not installed. Received: to_frame(). pip install pandas, or take "
-            "to_dict() or rows()."
-        ) from error
-    return pandas.DataFrame(list(rows))
-
-
-def _or_dash(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)

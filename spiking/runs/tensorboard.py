@@ -41,7 +41,7 @@ def text_entries(result: Result) -> dict[str, str]:
     """Tag -> text, shown as it stands."""
     return {
         "snn/conversion_report": summaries.conversion_report(result.snn),
-        "snn/layers": summaries.text_table(summaries.layer_table(result.analysis)),
+        "snn/layers": str(result.analysis),
         **({"snn/diagnosis": str(result.diagnosis)} if result.diagnosis else {}),
     }
 

@@ -11,6 +11,7 @@ from spiking.folding.graph import FoldedGraph, Neurons
 from spiking.scaling.fingerprint import fingerprint
 from spiking.scaling.histogram import Histogram
 from spiking.scaling.portions import length, portions
+from spiking.shown import Shown, plain_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class LayerCalibration:
     floor: np.ndarray = field(default_factory=lambda: np.array(0.0))
 
 
-@dataclass
-class Calibration:
+@dataclass(repr=False)
+class Calibration(Shown):
     """Scales of a network, from images of the training set.
 
     Attributes:
@@ -123,23 +124,26 @@ class Calibration:
             for name, layer in self.layers.items()
         ]
 
-    def __str__(self):
+    def heading(self) -> str:
+        """How the scales were chosen."""
         method = f"the {self.percentile:g}% percentile" if self.method == "percentile" else self.method
-        title = (
+        return (
             f"{method} per {'channel' if self.per_channel else 'layer'}, {self.images} images"
             + (f", {self.levels} levels" if self.method == "mse" else "")
             + (f", λ at least {FLOOR:g} of the layer's mean (raised)" if self.per_channel else "")
             + (f", correction: {self.correction}" if self.correction else "")
         )
-        width = max(map(len, ["layer", *self.layers]))
-        head = f"{'layer':<{width}}  {'λ min':>9} {'mean':>9} {'max':>9} {'largest':>9} {'clipped':>8} silent raised"
-        lines = [
-            f"{row['layer']:<{width}}  {row['smallest_scale']:9.4g} {row['mean_scale']:9.4g} "
-            f"{row['largest_scale']:9.4g} {row['largest_activation']:9.4g} {row['clipped']:8.3%} "
-            f"{row['silent_channels']:6d} {row['raised_channels']:6d}"
-            for row in self.rows()
-        ]
-        return "\n".join([title, head, *lines])
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The scales of each layer of neurons."""
+        forms = ("", ".4g", ".4g", ".4g", ".4g", ".3%", "d", "d")
+        rows = [tuple(map(format, row.values(), forms)) for row in self.rows()]
+        return [("layer", "λ min", "mean", "max", "largest", "clipped", "silent", "raised"), *rows]
+
+    def to_dict(self) -> dict:
+        """The settings and the rows, plain."""
+        settings = {name: value for name, value in vars(self).items() if name != "layers"}
+        return plain_numbers({**settings, "layers": self.rows()})
 
 
 def measure(

@@ -291,7 +291,7 @@ def test_nearly_dead_channels_get_the_floor():
     mean = (2 + 4 + 1e-6) / 3
     np.testing.assert_allclose(layer.scale, [2, 4, 0.1 * mean, mean], rtol=1e-6)
     assert (layer.raised, layer.silent) == (1, 1) and calibration.rows()[0]["raised_channels"] == 1
-    assert "λ at least 0.1 of the layer's mean" in str(calibration) and str(calibration).endswith("     1      1")
+    assert "λ at least 0.1 of the layer's mean" in str(calibration) and str(calibration).split()[-2:] == ["1", "1"]
 
 
 def test_the_floor_bounds_the_weights():

@@ -150,7 +150,7 @@ def test_every_encoding_can_be_summarised(encoding):
     measured = snn_activation_analysis(snn, images, np.array([0, 1, 0, 1]))
     pairs = 3 * len(images)
     assert summaries.spike_histograms(measured)["snn/no_of_spikes/hidden"][:, 2].sum() == pairs
-    assert summaries.layer_table(measured)[1][:2] == ("1 hidden", "3")
+    assert measured.table()[1][:2] == ("1 hidden", "3")
 
 
 def test_comparison_leaves_out_what_is_not_analysed():
@@ -164,7 +164,7 @@ def test_comparison_leaves_out_what_is_not_analysed():
 
 
 def test_layer_table():
-    head, loud, mute = summaries.layer_table(analysis(layer("loud"), SILENT))
+    head, loud, mute = analysis(layer("loud"), SILENT).table()
     assert loud == ("1 loud", "1,000", "1.500", "0.250", "2.2", "4.0", "12.5%", "50.0%", "12,346")
     assert mute[0] == "2 mute (relays)"
     assert mute[4:6] == ("–", "–")
@@ -173,7 +173,7 @@ def test_layer_table():
 
 def test_error_table():
     errors = LayerErrors("a", 1.0, 0.1, 0.2, 0.3, 0.4, np.nan, 0.0, 0.5, 1.0, 1.0, 1.0, 0.6, 0.7)
-    head, row = summaries.error_table(Diagnosis(5, {}, [errors], []))
+    head, row = Diagnosis(5, {}, [errors], []).table()
     assert dict(zip(head, row, strict=True)) == {
         "layer": "a", "error": "10.0%", "clipping": "20.0%", "quantisation": "30.0%", "arrival": "40.0%",
         "input": "–", "lost": "60.0%", "scatter": "70.0%",
@@ -185,8 +185,3 @@ def test_latency_remark():
     assert summaries.latency_remark(curve, 0.96).startswith("From time step 2 of 3 on it stays within 1 point of")
     assert summaries.latency_remark(curve, 0.97) == "It ends more than 1 point of accuracy below the ANN."
     assert "within 2 points" in summaries.latency_remark(curve, 0.97, points=2)
-
-
-def test_text_table():
-    rows = [("name", "x"), ("a", "100"), ("longer", "1")]
-    assert summaries.text_table(rows) == "name      x\n-----------\na       100\nlonger    1"
