@@ -64,6 +64,7 @@ from spiking.analysis.statistics import Analysis, analyse
 from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, check_whole, require
 from spiking.quantisation import QuantisedReLU
 from spiking.runs import arguments, screen, summaries
+from spiking.runs.answers import ANSWERED_IMAGES, answers
 from spiking.runs.command_line import argument_parser, typed_options
 from spiking.runs.compare import PAGE, TABLE, compare
 from spiking.runs.devices import mirrored_strategy, shared
@@ -345,14 +346,14 @@ class Experiment(Shown):
         key = activation_key(activation)
         if key not in self._anns:
             name = f"ann-{result.encoding}" if self._anns else "ann"
-            model = self.model or self._trained(activation, name)
-            self._anns[key] = Ann(model, name)
+            self._anns[key] = Ann(self.model, name) if self.model else self._trained(activation, name)
+            model = self._anns[key].model
             with self._reported(f"{name}.keras"):
                 self.folder.save_model(f"{name}.keras", model)
         result.ann = self._anns[key]
         return result.ann.model
 
-    def _trained(self, activation, name: str) -> keras.Model:
+    def _trained(self, activation, name: str) -> Ann:
         log = TrainingLog(self.folder.tblogs / name)
         keras.utils.set_random_seed(self.seed)
         with shared(self.strategy):
@@ -360,7 +361,7 @@ class Experiment(Shown):
             model = self.training_function(view, self.data.train, self.data.test, force_training=self.force_training)
         with self._reported(f"TensorBoard log of the training of {name}"):
             log.check()
-        return model
+        return Ann(model, name, history=log.history)
 
     def training_key(self, encoding: str | None = None) -> str:
         """Equal keys, equal trainings: a hash of what has a say in the ANN of an encoding."""
@@ -497,6 +498,9 @@ class Experiment(Shown):
                 self.diagnose(name)
         with self._reported(f"snn-{name}.keras"):
             folder.save_model(f"snn-{name}.keras", result.snn)
+        with self._reported(f"answers of {name}"):
+            asked = (each[:ANSWERED_IMAGES] for each in self._evaluation_data()["test"])
+            result.answers = answers(result.ann.model, result.snn, *asked)
         with self._reported(f"figures of {name}"):
             logger.info("%s: figures", name)
             result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.folded, result.snn, images)

@@ -7,7 +7,7 @@ import numpy as np
 
 from spiking.runs import summaries
 from spiking.runs.folder import RunFolder
-from spiking.runs.results import COMPARISON_FIGURE, Result
+from spiking.runs.results import COMPARISON_FIGURE, LEARNING_FIGURE, Result
 from spiking.runs.siblings import own
 
 
@@ -35,4 +35,14 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
             title="Accuracy on the test images",
         ),
     }
+    curves = {
+        label: np.multiply(100, result.ann.history[name])
+        for label, name in (("training images", "accuracy"), ("test images", "val_accuracy"))
+        if len(result.ann.history.get(name, ())) > 1
+    }
+    if curves:
+        epochs = np.arange(1, 1 + len(next(iter(curves.values()))))
+        figures[f"{LEARNING_FIGURE}-{result.ann.name}"] = plotting.repeated_curves(
+            epochs, curves, "epoch", "accuracy / %", title=f"Training of the {result.ann.name}"
+        )
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
 from spiking.network.model import SpikingModel
 from spiking.runs import summaries
+from spiking.runs.answers import Answers
 from spiking.runs.files import plain
+from spiking.shown import Table
 
-Table = Sequence[Sequence[str]]
+SETTING = "experiment/"
+LARGEST_MATRIX = 20  # classes; a larger matrix is not readable
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2em auto; max-width: 62em;
@@ -35,6 +40,10 @@ th { border-bottom: 1px solid #666; }
 .right, thead .right { text-align: right; white-space: nowrap; }
 tbody tr:nth-child(even) { background: #f6f6f6; }
 figure { margin: 1em 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)); gap: .8em; }
+.card { margin: 0; padding: .5em; border: 1px solid #ddd; font-size: .85em; }
+.card img { width: 5em; image-rendering: pixelated; display: block; }
+.wrong { border: 2px solid #d55e00; }
 img { max-width: 100%; height: auto; }
 a { color: #0072b2; }
 @media print {
@@ -43,7 +52,7 @@ a { color: #0072b2; }
   .wide { overflow: visible; }
   section.encoding { break-before: page; }
   h2, h3 { break-after: avoid; }
-  tr, figure { break-inside: avoid; }
+  tr, figure, .card { break-inside: avoid; }
   img { max-height: 22cm; }
 }
 """
@@ -78,6 +87,7 @@ class Section:
         conversion: table of what became of the ANN's layers.
         remarks: sentences that come first.
         errors: table of each layer's error; None without a diagnosis.
+        answers: of both networks on some images; None if nobody asked.
         findings: of the diagnosis, worst first; None without one.
         figures: caption -> PNG.
     """
@@ -90,6 +100,7 @@ class Section:
     errors: Table | None = None
     findings: Sequence[str] | None = None
     figures: Mapping[str, bytes] = field(default_factory=dict)
+    answers: Answers | None = None
 
 
 def section(
@@ -98,6 +109,7 @@ def section(
     analysis: Analysis,
     diagnosis: Diagnosis | None,
     figures: Mapping[str, bytes],
+    answers: Answers | None = None,
 ) -> Section:
     """The section of one converted network.
 
@@ -106,6 +118,7 @@ def section(
         metrics: tag -> number or word.
         analysis, diagnosis: of the network; the analysis with labels.
         figures: caption -> PNG.
+        answers: of both networks on some images.
     """
     summary = snn.encoding.summary
     became = [(row["layer"], row["type"], row["result"]) for row in snn.report]
@@ -114,10 +127,15 @@ def section(
         metrics=metrics,
         layers=analysis.table(),
         conversion=[("ANN layer", "type", "became"), *became],
-        remarks=[summary[0].upper() + summary[1:] + ".", summaries.latency_remark(analysis, metrics["ann/eval/test"])],
+        remarks=[
+            summary[0].upper() + summary[1:] + ".",
+            summaries.latency_remark(analysis, metrics["ann/eval/test"]),
+            summaries.peak_remark(analysis),
+        ],
         errors=diagnosis.table() if diagnosis else None,
         findings=[str(finding) for finding in diagnosis.findings] if diagnosis else None,
         figures=figures,
+        answers=answers,
     )
 
 
@@ -132,6 +150,7 @@ def render(
         figures: caption -> PNG of what concerns all encodings.
         configuration: of the run; may be nested.
     """
+    shared = {name: value for name, value in configuration.items() if name != "hyperparameters"}  # a table of its own
     anchors = [(f"encoding-{number}", each) for number, each in enumerate(sections, 1)]
     links = [f'<a href="#{anchor}">{html.escape(each.encoding)}</a>' for anchor, each in anchors]
     links += ['<a href="#metrics">all metrics</a>', '<a href="#configuration">configuration</a>']
@@ -140,15 +159,19 @@ def render(
         f"<nav><p>{' · '.join(links)}</p></nav>",
         "<section><h2>Encodings compared</h2>",
         table(summaries.comparison({each.encoding: each.metrics for each in sections})),
-        note("On the test images. Spikes per neuron, synaptic operations and MACs are per image."),
+        note(summaries.COMPARISON_NOTE),
         pictures(figures),
+        "<h3>Settings</h3>",
+        table(setting_table(sections)),
+        "<h3>Conversion</h3>",
+        table(conversion_table(sections), right=False),
         "</section>",
         *(encoding_section(each, anchor) for anchor, each in anchors),
         '<section id="metrics"><h2>All metrics</h2>',
         table(metric_table(sections)),
         note("Accuracies are shares in [0, 1], energies in joule per image, operations per image."),
         '</section><section id="configuration"><h2>Configuration</h2>',
-        table([("setting", "value"), *flattened(plain(configuration))], right=False),
+        table([("setting", "value"), *flattened(plain(shared))], right=False),
         "</section>",
     ]
     return page(str(name), parts)
@@ -214,7 +237,9 @@ def encoding_section(section: Section, anchor: str) -> str:
         parts.append(table(section.errors))
         legend = "Root mean square relative to the ANN's activation, split by cause. Lost: by silent neurons."
         parts.append(note(legend))
-    parts += ["<h3>Conversion</h3>", table(section.conversion, right=False), pictures(section.figures), "</section>"]
+    if section.answers is not None:
+        parts += answer_parts(section.answers)
+    parts += ["<h3>Figures</h3>" if section.figures else "", pictures(section.figures), "</section>"]
     return "\n".join(parts)
 
 
@@ -246,10 +271,71 @@ def pictures(figures: Mapping[str, bytes]) -> str:
 
 
 def metric_table(sections: Sequence[Section]) -> Table:
-    """A row per metric, a column per encoding; a dash where an encoding has none."""
-    tags = dict.fromkeys(tag for section in sections for tag in section.metrics)
+    """A row per measured metric, a column per encoding; a dash where an encoding has none."""
+    tags = dict.fromkeys(tag for section in sections for tag in section.metrics if not tag.startswith(SETTING))
     rows = [(tag, *(written(section.metrics.get(tag)) for section in sections)) for tag in sorted(tags)]
     return [("metric", *(section.encoding for section in sections)), *rows]
+
+
+def setting_table(sections: Sequence[Section]) -> Table:
+    """A row per setting, a column per encoding; those that differ come first."""
+    tags = dict.fromkeys(tag for section in sections for tag in section.metrics if tag.startswith(SETTING))
+    tags.pop(SETTING + "encoding", None)
+    rows = [(tag.removeprefix(SETTING), *(written(section.metrics.get(tag)) for section in sections)) for tag in tags]
+    rows.sort(key=lambda row: (len(set(row[1:])) == 1, row[0]))
+    return [("setting", *(section.encoding for section in sections)), *rows]
+
+
+def conversion_table(sections: Sequence[Section]) -> Table:
+    """What became of the ANN's layers: a column for all encodings under which that is the same."""
+    cells: dict[tuple, dict[str, str]] = {}
+    for section in sections:
+        for *layer, became in section.conversion[1:]:
+            cells.setdefault(tuple(layer), {})[section.encoding] = became
+    columns: dict[tuple, list[str]] = {}
+    for name in (section.encoding for section in sections):
+        columns.setdefault(tuple(each.get(name, "–") for each in cells.values()), []).append(name)
+    heads = ["became" if len(columns) == 1 else f"became under {', '.join(names)}" for names in columns.values()]
+    rows = [(*layer, *became) for layer, became in zip(cells, zip(*columns, strict=True), strict=True)] if cells else []
+    return [("ANN layer", "type", *heads), *rows]
+
+
+def answer_parts(found: Answers) -> list[str]:
+    """Images with the answers of both networks, and the matrix of the classes."""
+    cards = []
+    for number, picture in enumerate(found.pictures):
+        label, ann, snn = (int(each[number]) for each in (found.labels, found.ann, found.snn))
+        look = "card" if snn == label else "card wrong"
+        spikes, step = found.spikes[number], found.decided[number]
+        words = f"class {label}: ANN {ann}, SNN {snn}, {spikes:,.0f} spikes, from step {step}"
+        source = base64.b64encode(picture).decode("ascii")
+        cards.append(f'<figure class="{look}"><img alt="class {label}" src="data:image/png;base64,{source}">'
+                     f"<figcaption>{html.escape(words)}</figcaption></figure>")  # fmt: skip
+    parts = ["<h3>Answers</h3>", f'<div class="cards">{"".join(cards)}</div>']
+    parts.append(note("The first test images. Spikes of all neurons; the step from which on the answer stays the same. "
+                      "Framed where the SNN is wrong."))  # fmt: skip
+    counts = found.confusion()
+    if len(counts) <= LARGEST_MATRIX:
+        parts += ["<h3>Classes confused</h3>", confusion_table(counts)]
+        legend = "Row: the class; column: what the SNN says."
+        parts.append(note(f"Number of images, of the first {len(found.labels)} test images. {legend}"))
+    return parts
+
+
+def confusion_table(counts: np.ndarray) -> str:
+    """The matrix of the classes, the darker the more; what is right is blue, what is wrong is red."""
+    most = max(1, int(counts.max()))
+    head = "".join(f'<th class="right">{number}</th>' for number in range(len(counts)))
+    rows = []
+    for number, row in enumerate(counts):
+        cells = []
+        for column, count in enumerate(row):
+            colour = "0, 114, 178" if column == number else "213, 94, 0"
+            look = f' style="background: rgba({colour}, {0.15 + 0.45 * count / most:.2f})"' if count else ""
+            cells.append(f'<td class="right"{look}>{int(count) or ""}</td>')
+        rows.append(f"<tr><th>{number}</th>{''.join(cells)}</tr>")
+    return (f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+            "</div>")  # fmt: skip
 
 
 def flattened(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:

@@ -18,9 +18,10 @@ from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph
 from spiking.network.model import SpikingModel
 from spiking.runs import report
+from spiking.runs.answers import Answers
 from spiking.runs.folder import RunFolder
 
-COMPARISON_FIGURE = "accuracy_per_timestep"
+COMPARISON_FIGURE, LEARNING_FIGURE = "accuracy_per_timestep", "learning"
 
 # Arguments of an experiment that may influence every result; those that are None, for "not used here", are left out.
 HYPERPARAMETERS = (
@@ -38,12 +39,14 @@ class Ann:
         name: "ann", or "ann-<encoding>" for the ANN of an encoding that shares none with those before it.
         metrics: its accuracies, once they are measured.
         folded: the network read and folded, once it has been.
+        history: name of a number -> its value after each epoch; empty if the network was not trained now.
     """
 
     model: keras.Model
     name: str
     metrics: dict[str, float] = field(default_factory=dict)
     folded: FoldedGraph | None = None
+    history: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Result:
         diagnosis: what `conversion.diagnose` returned.
         activities: hidden layer -> (ANN, SNN) activations on a few images, while they are logged only.
         figures: name -> the file of a figure.
+        answers: of ANN and SNN on some test images.
     """
 
     encoding: str
@@ -70,6 +74,7 @@ class Result:
     diagnosis: Diagnosis | None = None
     activities: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
+    answers: Answers | None = None
 
 
 def activation_key(activation) -> str:
@@ -113,6 +118,7 @@ def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
     sections, common, configuration = [], {}, json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
     for each in finished:
         figures = {name: path.read_bytes() for name, path in each.figures.items()}
-        common |= {name: figures.pop(name) for name in (COMPARISON_FIGURE,) if name in figures}
-        sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures))
+        shared = [name for name in figures if name == COMPARISON_FIGURE or name.startswith(LEARNING_FIGURE)]
+        common |= {name: figures.pop(name) for name in shared}
+        sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures, each.answers))
     return report.render(folder.path.name, sections, common, configuration)

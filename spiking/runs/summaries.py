@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from spiking.analysis.latency import latency
-from spiking.analysis.statistics import Analysis
+from spiking.analysis.statistics import ENERGY_PER_AC, ENERGY_PER_MAC, Analysis
 from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
 from spiking.network.records import RASTERS
@@ -153,6 +153,14 @@ def rasters(snn: SpikingModel, image: np.ndarray) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
 
+COMPARISON_NOTE = (
+    "On the test images. difference: SNN minus ANN, in points. latency: the time step from which on the accuracy stays "
+    "within a point of the ANN's; a dash where it does not. Spikes, operations and energy are means per image. "
+    "ops/MACs: additions of the SNN for each multiply-accumulate of the ANN. energy: additions at "
+    f"{ENERGY_PER_AC * 1e12:.1f} pJ and MACs at {ENERGY_PER_MAC * 1e12:.1f} pJ (45 nm, 32 bits, Horowitz 2014), "
+    "without memory and control; the ANN's for all its MACs. seconds: of simulating the test images here."
+)
+
 
 def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
     """Table that compares encodings.
@@ -160,7 +168,8 @@ def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
     Args:
         metrics: encoding -> its metrics; those not yet analysed are left out.
     """
-    head = ("encoding", "ANN / %", "SNN / %", "difference", "time steps", "spikes/neuron", "SNN ops/MACs", "seconds")
+    head = ("encoding", "ANN / %", "SNN / %", "difference", "time steps", "latency", "spikes/neuron", "operations",
+            "ops/MACs", "energy / µJ", "of the ANN's", "seconds")  # fmt: skip
     return [
         head,
         *(
@@ -170,8 +179,12 @@ def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
                 f"{100 * each['snn/eval/test']:.2f}",
                 f"{100 * each['snn/diff/test']:+.2f}",
                 f"{each['snn/timesteps']}",
+                f"{each['snn/latency']}" if "snn/latency" in each else "–",
                 f"{each['snn/spikes_per_neuron']:.2f}",
-                f"{each['snn/synaptic_operations']:,.0f} / {each['ann/macs']:,.0f}",
+                f"{each['snn/synaptic_operations']:,.0f}",
+                f"{each['snn/synaptic_operations'] / each['ann/macs']:.2f}",
+                f"{1e6 * each['snn/energy']:,.3f}",
+                f"{each['snn/energy'] / each['ann/energy']:.2f}",
                 f"{each['snn/seconds']:.1f}",
             )
             for encoding, each in metrics.items()
@@ -187,6 +200,18 @@ def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0)
         return f"It ends more than {points:g} point{'s' * (points != 1)} of accuracy below the ANN."
     within = f"within {points:g} point{'s' * (points != 1)} of the ANN's accuracy or above it"
     return f"From time step {step} of {analysis.timesteps} on it stays {within}."
+
+
+def peak_remark(analysis: Analysis) -> str:
+    """A sentence on the time step at which most test images are right."""
+    curve = analysis.accuracy_per_timestep
+    step = int(np.argmax(curve)) + 1
+    if curve[-1] == curve[step - 1]:
+        return f"Its accuracy is highest, {curve[-1]:.2%}, at the end, and first so at time step {step}."
+    return (
+        f"Its accuracy peaks at time step {step} of {len(curve)} with {curve[step - 1]:.2%}; at the end it is "
+        f"{100 * (curve[step - 1] - curve[-1]):.2f} points lower."
+    )
 
 
 def conversion_report(snn: SpikingModel) -> str:

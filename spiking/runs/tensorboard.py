@@ -96,11 +96,12 @@ class TrainingLog(keras.callbacks.Callback):
 
     Attributes:
         error: why the log ends early; None if it does not.
+        history: name of a number -> its value after each epoch.
     """
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.folder, self.error, self._writers = folder, None, {}
+        self.folder, self.error, self.history, self._writers = folder, None, {}, {}
 
     def check(self) -> None:
         """Raises the error that ended the log, if there was one."""
@@ -108,6 +109,8 @@ class TrainingLog(keras.callbacks.Callback):
             raise self.error
 
     def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
         if not self.error:
             try:
                 self.write(epoch, logs or {})

@@ -157,10 +157,22 @@ def test_comparison_leaves_out_what_is_not_analysed():
     done = {
         "ann/eval/test": 0.5, "snn/eval/test": 0.25, "snn/diff/test": -0.25, "snn/timesteps": 7, "ann/macs": 2000.0,
         "snn/spikes_per_neuron": 1.234, "snn/synaptic_operations": 1500.4, "snn/seconds": 2.06,
+        "snn/energy": 1.5e-6, "ann/energy": 6e-6,
     }  # fmt: skip
-    head, *rows = summaries.comparison({"one": done, "two": {"ann/eval/test": 0.5}})
-    assert rows == [("one", "50.00", "25.00", "-25.00", "7", "1.23", "1,500 / 2,000", "2.1")]
+    head, *rows = summaries.comparison({"one": done, "soon": {**done, "snn/latency": 3}, "two": {"ann/eval/test": 0.5}})
+    shared = ("1.23", "1,500", "0.75", "1.500", "0.25", "2.1")
+    assert rows == [
+        ("one", "50.00", "25.00", "-25.00", "7", "–", *shared), ("soon", "50.00", "25.00", "-25.00", "7", "3", *shared)
+    ]  # fmt: skip
     assert len(head) == len(rows[0])
+
+
+def test_peak_remark():
+    early = analysis(timesteps=3, accuracy_per_timestep=np.array([0.1, 0.95, 0.9]))
+    told = "Its accuracy peaks at time step 2 of 3 with 95.00%; at the end it is 5.00 points lower."
+    assert summaries.peak_remark(early) == told
+    late = analysis(timesteps=3, accuracy_per_timestep=np.array([0.1, 0.95, 0.95]))
+    assert summaries.peak_remark(late) == "Its accuracy is highest, 95.00%, at the end, and first so at time step 2."
 
 
 def test_layer_table():
