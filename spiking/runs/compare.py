@@ -106,10 +106,10 @@ class RunTable(Shown):
         rows = []
         for entry in self.entries:
             row = {"run": entry.run, "kind": entry.kind, "code": entry.metrics.get(SETTING + "encoding")}
-            row |= {tag.removeprefix(SETTING): entry.metrics.get(tag) for tag in self.settings}
             for column in COLUMNS:
                 value = next((entry.metrics[each] for each in column.metrics if each in entry.metrics), None)
                 row[column.name] = value * column.scale if is_number(value) else None
+            row |= {tag.removeprefix(SETTING): entry.metrics.get(tag) for tag in self.settings}
             rows.append(row)
         return rows
 
