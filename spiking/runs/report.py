@@ -58,7 +58,10 @@ a { color: #0072b2; }
 """
 
 
-WIDE = "body { max-width: none; } .sortable thead th { white-space: normal; cursor: pointer; position: sticky; top: 0; background: #fff; }"
+WIDE = """
+body { max-width: none; }
+.sortable thead th { white-space: normal; cursor: pointer; position: sticky; top: 0; background: #fff; }
+"""
 # Sorts a table by a column; a second click turns the order round.
 SORT = """
 document.querySelectorAll("table.sortable th").forEach(head => head.onclick = () => {
