@@ -75,7 +75,7 @@ from spiking.runs.repetition import Repetition, checked_axes
 from spiking.runs.results import Ann, Result, activation_key, html_report, hyperparameters, versions
 from spiking.runs.siblings import require_own
 from spiking.runs.summaries import ANALYSIS_METRICS
-from spiking.runs.tensorboard import TrainingLog, log_to_tensorboard
+from spiking.runs.tensorboard import TrainingLog, log_comparison, log_to_tensorboard
 from spiking.runs.trained import OF_TRAINING, check_network, network_key, trained_network
 from spiking.runs.trials import Report, Task, function_task
 from spiking.shown import Shown, plain_numbers, text_table
@@ -92,6 +92,7 @@ CALIBRATION_IMAGES = 1000  # of the training set; a percentile over all their ac
 DIAGNOSIS_IMAGES = 200  # of the training set: settings are not to be chosen by the test images
 REPORTED_SHARES = (0.1, 0.3)  # of the test images, after which `measure` tells how it is going
 ACTIVITY_IMAGES = 50  # of the test set, for the activities' figure and histograms: all their activations are kept
+SHOWN_RUNS = 40  # of more TensorBoard shows none until one ticks some
 DEFAULT_NETWORK = "lenet5_maxpool"
 CURVE = "accuracy_per_timestep"  # of a run that is repeated, a list in its record
 
@@ -506,6 +507,8 @@ class Experiment(Shown):
             result.activities = conversion.ann_and_snn_activations_per_layer(result.ann.folded, result.snn, images)
             result.figures = save_figures(folder, result, self._finished(), images[0])
         self._log_to_tensorboard(result)
+        with self._reported("TensorBoard log of the comparison"):
+            log_comparison(folder.tblogs / "comparison", self._finished())
         result.activities = {}
         with self._reported("report.html"):
             folder.write_text("report.html", html_report(folder, self._finished()))
@@ -549,7 +552,9 @@ class Experiment(Shown):
         files = sorted(str(each.relative_to(path)) for each in path.rglob("*") if each.is_file())
         lines.append(f"Results:     {path}{page or ': ' + ', '.join(files)}")
         if any(tblogs.iterdir()):
-            lines.append(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {self.tblogs_dir}")
+            many = sum(1 for _ in self.tblogs_dir.glob("*/*")) > SHOWN_RUNS
+            logs = tblogs if many else self.tblogs_dir
+            lines.append(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir {logs}")
         return lines
 
     def result(self, encoding: str | None = None) -> Result:

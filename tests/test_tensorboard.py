@@ -129,7 +129,10 @@ def server(run):
         server = Server(address)
         # The server reads the log in the background; figures are written last.
         deadline, expected = time.monotonic() + PATIENCE, {f"{RUN}/{encoding}" for encoding in ENCODINGS}
-        while not expected <= {run for run, tags in server.get("images/tags").items() if len(tags) == 3}:
+        expected |= {f"{RUN}/comparison"}
+        while not expected <= {run for run, tags in server.get("images/tags").items() if len(tags) == 2} or len(
+            server.get("images/images", run=f"{RUN}/comparison", tag="figures/accuracy_per_timestep", sample=0)
+        ) < len(ENCODINGS):
             assert time.monotonic() < deadline, server.get("images/tags")
             time.sleep(0.1)
         yield server
@@ -156,17 +159,19 @@ def test_a_run_per_encoding_and_the_training(server):
         *(f"{RUN}/{encoding}" for encoding in ENCODINGS),
         f"{RUN}/ann/train",
     }
+    assert set(server.get("text/tags")) == {f"{RUN}/comparison", *(f"{RUN}/{encoding}" for encoding in ENCODINGS)}
 
 
 def test_scalars_are_the_metrics_of_the_run(run, server, encoding):
     _, metrics = run
     shown = server.get("scalars/tags")[f"{RUN}/{encoding}"]
     found = metrics["per_encoding"][encoding]
-    numbers = {tag: value for tag, value in found.items() if not isinstance(value, str | bool)}
+    numbers = {tag: value for tag, value in found.items() if not tag.startswith("experiment/")}
     for kind in ("ann/eval", "snn/eval", "snn/diff"):
         assert {f"{kind}/train", f"{kind}/test"} <= set(numbers)
-    assert {"snn/synaptic_operations", "snn/energy", "ann/energy", "experiment/timesteps"} <= set(numbers)
+    assert {"snn/synaptic_operations", "snn/energy", "ann/energy"} <= set(numbers)
     assert set(numbers) <= set(shown)
+    assert not any(tag.startswith("experiment/") for tag in shown)  # settings are in HParams
     for tag, value in numbers.items():
         ((step, number),) = server.series(f"{RUN}/{encoding}", tag)
         if isinstance(value, float) and not np.isfinite(value):
@@ -204,12 +209,15 @@ def test_histograms_of_weights(run, server, encoding):
     experiment, _ = run
     result = experiment.results[encoding]
     shown = server.get("histograms/tags")[f"{RUN}/{encoding}"]
-    for kind in ("ann", "snn"):
+    kinds = ("ann", "snn") if encoding == ENCODINGS[0] else ("snn",)  # those of the ANN not twice
+    assert kinds == ("ann", "snn") or not any(tag.startswith("ann/") for tag in shown)
+    for kind in kinds:
         assert {tag for tag in shown if tag.startswith(f"{kind}/weights/")} == {f"{kind}/weights/{n}" for n in WEIGHTED}
     for name in WEIGHTED:
         synapse = result.snn.get_layer(name).cell.synapse_layers
         in_snn = next(layer.kernel for layer in synapse if hasattr(layer, "kernel"))
-        for kind, kernel in (("ann", result.ann.model.get_layer(name).kernel), ("snn", in_snn)):
+        kernels = {"ann": result.ann.model.get_layer(name).kernel, "snn": in_snn}
+        for kind, kernel in ((kind, kernels[kind]) for kind in kinds):
             bins, kernel = server.histogram(f"{RUN}/{encoding}", f"{kind}/weights/{name}"), np.asarray(kernel)
             assert bins[:, 2].sum() == kernel.size
             assert (bins[0, 0], bins[-1, 1]) == (pytest.approx(kernel.min()), pytest.approx(kernel.max()))
@@ -231,6 +239,8 @@ def test_histograms_of_activations(run, server, encoding):
     assert set(pairs) == set(HIDDEN)
     for name, pair in pairs.items():
         for kind, values in zip(("ann", "snn"), pair, strict=True):
+            if kind == "ann" and encoding != ENCODINGS[0]:
+                continue
             bins = server.histogram(f"{RUN}/{encoding}", f"{kind}/activations/{name}")
             assert bins[:, 2].sum() == values.size
             assert bins[-1, 1] == pytest.approx(values.max(), rel=1e-5)
@@ -258,7 +268,7 @@ def test_texts(run, server, encoding):
 
 def test_images_are_the_figures(run, server, encoding):
     experiment, _ = run
-    tags = {f"figures/{name}" for name in (f"raster-{encoding}", f"activity-{encoding}", "accuracy_per_timestep")}
+    tags = {f"figures/{name}" for name in (f"raster-{encoding}", f"activity-{encoding}")}
     assert set(server.get("images/tags")[f"{RUN}/{encoding}"]) == tags
     for tag in tags:
         (entry,) = server.get("images/images", run=f"{RUN}/{encoding}", tag=tag, sample=0)
@@ -266,9 +276,22 @@ def test_images_are_the_figures(run, server, encoding):
         file = experiment.folder.path / f"{tag}.png"
         shown, drawn = (tf.io.decode_png(png, channels=4).numpy() for png in (image, file.read_bytes()))
         assert np.ptp(shown) == 255
-        # What compares the encodings is drawn anew after each of them; the log keeps what was known then.
-        if encoding in tag or encoding == ENCODINGS[-1]:
-            assert np.array_equal(shown, drawn)
+        assert np.array_equal(shown, drawn)
+
+
+def test_the_comparison_stands_once_for_the_run(run, server):
+    experiment, metrics = run
+    route = {"run": f"{RUN}/comparison"}
+    assert set(server.get("images/tags")[route["run"]]) == {"figures/accuracy_per_timestep", "figures/learning-ann"}
+    entry = server.get("images/images", tag="figures/accuracy_per_timestep", sample=0, **route)[-1]
+    image = server.get(f"images/individualImage?{entry['query']}")
+    assert image == (experiment.folder.path / "figures" / "accuracy_per_timestep.png").read_bytes() or np.array_equal(
+        *(tf.io.decode_png(png, channels=4).numpy()
+          for png in (image, (experiment.folder.path / "figures" / "accuracy_per_timestep.png").read_bytes()))
+    )  # fmt: skip
+    text = server.get("text/text", tag="comparison", **route)[-1]["text"]
+    for encoding in ENCODINGS:
+        assert encoding in text and f"{1e6 * metrics['per_encoding'][encoding]['snn/energy']:,.3f}" in text
 
 
 def test_hparams_compare_the_encodings(run, server):

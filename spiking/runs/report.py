@@ -37,7 +37,8 @@ p, li { max-width: 48em; }
 table { border-collapse: collapse; font-size: .88em; font-variant-numeric: tabular-nums; }
 th, td { padding: .22em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 th { border-bottom: 1px solid #666; }
-.right, thead .right { text-align: right; white-space: nowrap; }
+.right { text-align: right; white-space: nowrap; }
+thead .right { white-space: normal; }
 tbody tr:nth-child(even) { background: #f6f6f6; }
 figure { margin: 1em 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)); gap: .8em; }

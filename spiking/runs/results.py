@@ -30,6 +30,11 @@ HYPERPARAMETERS = (
 )
 
 
+def is_shared(figure: str) -> bool:
+    """Whether a figure concerns more than one encoding."""
+    return figure == COMPARISON_FIGURE or figure.startswith(LEARNING_FIGURE)
+
+
 @dataclass
 class Ann:
     """A trained ANN.
@@ -39,6 +44,7 @@ class Ann:
         name: "ann", or "ann-<encoding>" for the ANN of an encoding that shares none with those before it.
         metrics: its accuracies, once they are measured.
         folded: the network read and folded, once it has been.
+        logged_by: the encoding whose TensorBoard log has this network's histograms.
         history: name of a number -> its value after each epoch; empty if the network was not trained now.
     """
 
@@ -46,6 +52,7 @@ class Ann:
     name: str
     metrics: dict[str, float] = field(default_factory=dict)
     folded: FoldedGraph | None = None
+    logged_by: str | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -118,7 +125,6 @@ def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
     sections, common, configuration = [], {}, json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
     for each in finished:
         figures = {name: path.read_bytes() for name, path in each.figures.items()}
-        shared = [name for name in figures if name == COMPARISON_FIGURE or name.startswith(LEARNING_FIGURE)]
-        common |= {name: figures.pop(name) for name in shared}
+        common |= {name: figures.pop(name) for name in list(figures) if is_shared(name)}
         sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures, each.answers))
     return report.render(folder.path.name, sections, common, configuration)

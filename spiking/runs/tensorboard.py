@@ -4,6 +4,7 @@ What the tags mean is told in docs/TENSORBOARD.md.
 """
 
 import numbers
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -12,12 +13,13 @@ import tensorflow as tf
 
 from spiking.runs import summaries
 from spiking.runs.files import plain
-from spiking.runs.results import Result
+from spiking.runs.results import Result, is_shared
+from spiking.shown import text_table
 
 
 def scalar_entries(result: Result) -> dict[str, float]:
-    """Tag -> number: all metrics that are numbers."""
-    found = {tag: value for tag, value in result.metrics.items() if not isinstance(value, bool)}
+    """Tag -> number: all that was measured. The settings are in HParams: a chart of one point each hid the results."""
+    found = {tag: value for tag, value in result.metrics.items() if not tag.startswith("experiment/")}
     return {tag: float(value) for tag, value in found.items() if isinstance(value, numbers.Real)}
 
 
@@ -29,12 +31,15 @@ def curve_entries(result: Result) -> dict[str, tuple[np.ndarray, str]]:
 
 
 def histogram_entries(result: Result) -> dict[str, np.ndarray]:
-    """Tag -> histogram, `(bins, 3)`: left edge, right edge, count."""
-    return {
+    """Tag -> histogram, `(bins, 3)`: left edge, right edge, count; those of the ANN with its first encoding only."""
+    found = {
         **summaries.weight_histograms(result.ann.model, result.snn),
         **summaries.spike_histograms(result.analysis),
         **summaries.activity_histograms(result.activities),
     }
+    result.ann.logged_by = result.ann.logged_by or result.encoding
+    own = result.ann.logged_by == result.encoding
+    return {tag: bins for tag, bins in found.items() if own or not tag.startswith("ann/")}
 
 
 def text_entries(result: Result) -> dict[str, str]:
@@ -47,9 +52,27 @@ def text_entries(result: Result) -> dict[str, str]:
 
 
 def image_entries(result: Result) -> dict[str, tf.Tensor]:
-    """Tag -> image, `(1, height, width, 4)`."""
-    files = result.figures.items()
-    return {f"figures/{name}": tf.io.decode_png(path.read_bytes(), channels=4)[None] for name, path in files}
+    """Tag -> image, `(1, height, width, 4)`: the figures of this encoding alone."""
+    own = {name: path for name, path in result.figures.items() if not is_shared(name)}
+    return {f"figures/{name}": _image(path) for name, path in own.items()}
+
+
+def _image(path: Path) -> tf.Tensor:
+    return tf.io.decode_png(path.read_bytes(), channels=4)[None]
+
+
+def log_comparison(folder: Path, finished: Sequence[Result]) -> None:
+    """Writes what concerns all encodings finished so far, once for the run: a table and the shared figures.
+
+    Raises:
+        tf.errors.OpError, OSError: the log cannot be written.
+    """
+    table, step = summaries.comparison({each.encoding: each.metrics for each in finished}), len(finished)
+    figures = {name: path for each in finished for name, path in each.figures.items() if is_shared(name)}
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        tf.summary.text("comparison", _preformatted(text_table(table)), step=step)
+        for name, path in figures.items():
+            tf.summary.image(f"figures/{name}", _image(path), step=step)
 
 
 def log_to_tensorboard(folder: Path, result: Result) -> None:
@@ -76,9 +99,13 @@ def log_to_tensorboard(folder: Path, result: Result) -> None:
         for tag, bins in histogram_entries(result).items():  # tf.summary.histogram takes values, which are not kept
             tf.summary.write(tag, tf.constant(bins), step=0, metadata=create_summary_metadata(None, None))
         for tag, text in text_entries(result).items():
-            tf.summary.text(tag, "\n".join("    " + line for line in text.splitlines()), step=0)
+            tf.summary.text(tag, _preformatted(text), step=0)
         for tag, image in image_entries(result).items():
             tf.summary.image(tag, image, step=0)
+
+
+def _preformatted(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
 
 
 def _word(value):
