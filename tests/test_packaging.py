@@ -99,9 +99,15 @@ def files_of(*parts):
 def test_source_distribution_is_the_whole_project(built):
     with tarfile.open(built[0]) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    top = {"README.md", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "pyproject.toml", "experiment.py", "plotting.py"}
+    top = {"README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "pyproject.toml"}
+    top |= {"experiment.py", "plotting.py"}
     assert files_of(*PARTS) | top <= held
     assert not [name for name in held if "__pycache__" in name]
+
+
+def test_the_version_to_cite_is_that_of_the_package():
+    (version,) = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    assert version == spiking.__version__
 
 
 def test_wheel_holds_every_module_and_nothing_else(built):

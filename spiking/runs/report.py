@@ -39,6 +39,7 @@ th, td { padding: .22em .7em; border-bottom: 1px solid #ddd; text-align: left; v
 th { border-bottom: 1px solid #666; }
 .right { text-align: right; white-space: nowrap; }
 thead .right { white-space: normal; }
+td:first-child { white-space: nowrap; }
 tbody tr:nth-child(even) { background: #f6f6f6; }
 figure { margin: 1em 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)); gap: .8em; }
