@@ -133,7 +133,7 @@ def convert_ann_to_snn(
     _check_signs(found, code)
     if correction:
         batches = functools.partial(image_batches, calibration, graph.inputs, "calibration")
-        found = correct(correction, graph, batches, found, code.rounding_levels, code.spike_value, verbose)
+        found = correct(correction, graph, batches, found, code.rounding_levels, code.full_activity, verbose)
     return assemble(graph, code, found, name=f"{graph.name}_{code.name}")
 
 

@@ -36,6 +36,7 @@ Pairs = Mapping[str, tuple[ArrayLike, ArrayLike]]
 # Okabe and Ito 2008, "Color Universal Design"; yellow is left out, it vanishes on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, VERMILLION = COLOURS[:2]
+NEGATIVE = "#FF00AA"  # spikes that take others back, in every raster
 LINE_STYLES = ("-", "--", "-.", ":")  # 4 and 7 share no divisor: 28 lines before a pair repeats
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH = 7.2  # inches
@@ -58,10 +59,10 @@ def plot_spikes_as_eventplot(
     max_neurons: int = 20,
     title: str | None = None,
 ) -> Figure:
-    """Raster of one sample: a row per neuron, a tick per spike, a band per layer.
+    """Raster of one sample: a row per neuron, a tick per step with spikes, a band per layer; negative spikes in pink.
 
     Args:
-        rasters: layer -> array `(T, *neuron_shape)` of 0 and 1, time first.
+        rasters: layer -> array `(T, *neuron_shape)` of numbers of spikes, time first.
         layers: names of the layers to draw, in this order. Default: all.
         neurons: layer -> indices into the flattened `neuron_shape`, drawn in this order.
         max_neurons: neurons drawn of a layer that `neurons` does not name.
@@ -95,14 +96,16 @@ def plot_spikes_as_eventplot(
         # Bands are equally high, so that a layer of ten neurons stays visible beside one of thousands.
         height, margin = (float(count), 0.0) if few else (1.0, 0.06)
         offsets = top + margin + (height - 2 * margin) * (np.arange(count) + 0.5) / count
-        axes.eventplot(
-            [np.flatnonzero(row) + 1 for row in spikes.T],
-            lineoffsets=offsets,
-            linelengths=0.8 if few else 1 / min(count, 20),
-            linewidths=1.5,
-            colors=COLOURS[number % len(COLOURS)],
-            rasterized=True,
-        )
+        for sent, colour in ((spikes > 0, COLOURS[number % len(COLOURS)]), (spikes < 0, NEGATIVE)):
+            if colour != NEGATIVE or sent.any():
+                axes.eventplot(
+                    [np.flatnonzero(row) + 1 for row in sent.T],
+                    lineoffsets=offsets,
+                    linelengths=0.8 if few else 1 / min(count, 20),
+                    linewidths=1.5,
+                    colors=colour,
+                    rasterized=True,
+                )
         if not spikes.any():
             _say_silent(axes, rasters[name], y=top + height / 2, transform=axes.get_yaxis_transform())
         ticks.extend(offsets if few else [top + height / 2])
@@ -120,25 +123,27 @@ def plot_spikes_as_eventplot(
 
 
 def who_spiked_when(rasters: Arrays, max_neurons: int = 2000, title: str | None = None) -> Figure:
-    """A panel per layer with a dot for every spike: index of the neuron against time step.
+    """A panel per layer, a dot where a neuron spikes: its index against time step; negative spikes in pink.
 
     Args:
-        rasters: layer -> array `(T, *neuron_shape)` of 0 and 1 of one sample, time first.
+        rasters: layer -> array `(T, *neuron_shape)` of spikes of one sample, time first.
         max_neurons: neurons drawn per layer.
     Returns:
         A figure with one axes per layer, x: time step, y: index into the flattened `neuron_shape`.
     Raises:
-        ValueError: also for rasters of unequal length or with other values than 0 and 1.
+        ValueError: also for rasters of unequal length or with other values than whole numbers.
     """
     _count(max_neurons, "max_neurons")
     figure, panels = _panels(_rasters(rasters))
     for axes, name, raster in panels:
         steps, total = raster.shape
         indices = _subsample(total, max_neurons)
-        times, rows = np.nonzero(raster[:, indices])
         size = float(np.clip(60 / len(indices), 1.5, 4))
-        axes.plot(times + 1, indices[rows], "o", color=BLUE, ms=size, mew=0, rasterized=True)
-        if not times.size:
+        for sent, colour in ((raster > 0, BLUE), (raster < 0, NEGATIVE)):
+            times, rows = np.nonzero(sent[:, indices])
+            if colour != NEGATIVE or times.size:
+                axes.plot(times + 1, indices[rows], "o", color=colour, ms=size, mew=0, rasterized=True)
+        if not raster[:, indices].any():
             _say_silent(axes, raster)
         _time_axis(axes, steps)
         axes.set_ylim(-0.5 - 0.02 * total, total - 0.5 + 0.02 * total)
@@ -151,35 +156,34 @@ def spiking_intensity_per_timestep(rasters: Arrays, title: str | None = None) ->
     """A panel per layer: the share of its neurons that spikes in each time step.
 
     Args:
-        rasters: layer -> array `(T, *neuron_shape)` of 0 and 1 of one sample, time first.
+        rasters: layer -> array `(T, *neuron_shape)` of spikes of one sample, time first.
     Returns:
         A figure with one axes per layer, x: time step, y: neurons that spike, in percent of the layer.
     Raises:
-        ValueError: also for rasters of unequal length or with other values than 0 and 1.
+        ValueError: also for rasters of unequal length or with other values than whole numbers.
     """
     figure, panels = _panels(_rasters(rasters))
     for axes, name, raster in panels:
-        spikes = raster.sum(axis=1)
-        _bars(axes, 100 * spikes / raster.shape[1], np.arange(len(raster) + 1) + 0.5)
-        if not spikes.any():
+        _bars(axes, 100 * np.mean(raster != 0, axis=1), np.arange(len(raster) + 1) + 0.5)
+        if not raster.any():
             _say_silent(axes, raster)
         _time_axis(axes, len(raster))
-        _label(axes, "time step", "spiking / %", f"{name}\nspikes: {spikes.sum():,}")
+        _label(axes, "time step", "spiking / %", f"{name}\nspikes: {np.abs(raster).sum():,}")
     return _finish(figure, title)
 
 
 def total_spikes(rasters: Arrays, title: str | None = None) -> Figure:
-    """All spikes of the network up to each time step.
+    """All spikes of the network up to each time step, of either sign.
 
     Args:
-        rasters: layer -> array `(T, *neuron_shape)` of 0 and 1 of one sample, time first.
+        rasters: layer -> array `(T, *neuron_shape)` of spikes of one sample, time first.
     Returns:
         A figure with one axes, x: time step, y: spikes of all layers up to and including this step.
     Raises:
-        ValueError: also for rasters of unequal length or with other values than 0 and 1.
+        ValueError: also for rasters of unequal length or with other values than whole numbers.
     """
     rasters = _rasters(rasters)
-    total = np.cumsum(sum(raster.sum(axis=1) for raster in rasters.values()))
+    total = np.cumsum(sum(np.abs(raster).sum(axis=1) for raster in rasters.values()))
     figure, (axes,) = _figure()
     marker = "o" if len(total) == 1 else None
     axes.plot(np.arange(1, len(total) + 1), total, drawstyle="steps-mid", color=BLUE, marker=marker)
@@ -837,9 +841,9 @@ def _pairs(pairs: Pairs, argument: str) -> dict[str, tuple[np.ndarray, np.ndarra
     return checked
 
 
-def _flat(arrays: Arrays, argument: str, first: str = "samples") -> dict[str, np.ndarray]:
-    """Checked arrays, none negative, all axes but the first made one."""
-    checked = {k: _array(v, f"{argument}[{k!r}]", low=0) for k, v in _mapping(arrays, argument).items()}
+def _flat(arrays: Arrays, argument: str, first: str = "samples", low: float | None = 0) -> dict[str, np.ndarray]:
+    """Checked arrays, none below `low`, all axes but the first made one."""
+    checked = {k: _array(v, f"{argument}[{k!r}]", low=low) for k, v in _mapping(arrays, argument).items()}
     shapes = {name: array.shape for name, array in checked.items()}
     _check(
         min(map(len, shapes.values())) > 1 and len({shape[0] for shape in shapes.values()}) == 1,
@@ -851,12 +855,12 @@ def _flat(arrays: Arrays, argument: str, first: str = "samples") -> dict[str, np
 
 
 def _rasters(rasters: Arrays) -> dict[str, np.ndarray]:
-    """Checked rasters as bool arrays `(T, neurons)`."""
-    checked = _flat(rasters, "rasters", "T")
+    """Checked rasters as whole numbers of spikes, `(T, neurons)`."""
+    checked = _flat(rasters, "rasters", "T", low=None)
     for name, array in checked.items():
-        checked[name] = array != 0
-        binary, received = np.array_equal(checked[name], array), f"rasters[{name!r}] with values up to {array.max()}"
-        _check(binary, "Rasters must hold 0 and 1 only.", received, "Pass the spikes, not potentials or counts.")
+        checked[name] = array.astype(np.int64)
+        whole, received = np.array_equal(checked[name], array), f"rasters[{name!r}] with values up to {array.max()}"
+        _check(whole, "Rasters must hold whole numbers of spikes.", received, "Pass the spikes, not potentials.")
     return checked
 
 

@@ -128,6 +128,10 @@ class SpikingCell(keras.layers.Layer):
     closed_form: ClosedForm | None = None
     # Whether what the cell emits are spikes of neurons of its own, 0 or 1; a relay may pass on graded values.
     holds_neurons = True
+    # Whether there are negative spikes, so that a count may fall again.
+    takes_back = False
+    # First time steps that a read-out ignores.
+    readout_delay = 0
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -199,7 +203,8 @@ class SpikingCell(keras.layers.Layer):
         """What a read-out needs to know of spikes whose effect lasts for `steps_left` steps, their own included.
 
         Read-outs are linear up to their activation. One that returns a value here is given the sum of these values
-        over all time steps, T in number, and its result is activation((W∗sum + Tb)/T). None: it must be stepped.
+        over all time steps that it does not ignore, T in number, and its result is activation((W∗sum + Tb)/T). None:
+        it must be stepped.
         """
         return None
 
@@ -261,6 +266,11 @@ class PoolCell(SpikingCell):
     @property
     def neurons_shape(self):
         return self.pooled_shape
+
+    @property
+    def smallest(self) -> bool:
+        """Whether some channels pass the smallest count on."""
+        return self.sign is not None and min(self.sign) < 0
 
     def spikes_in(self, state):
         return state.passed

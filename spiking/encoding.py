@@ -98,7 +98,7 @@ class Encoding(abc.ABC):
 
     def expressible(self, timesteps: int) -> np.ndarray:
         """All activities one neuron can express in a simulation of so many steps, ascending from 0, in units of λ."""
-        steps = np.arange(1, timesteps + 1, dtype=np.float32)
+        steps = np.arange(1, timesteps * self.spike_range[1] + 1, dtype=np.float32)
         once = np.ones_like(steps)
         activity = self.activity(once, steps) if self.tells_by == "time" else self.activity(steps, once)
         return np.unique(np.append(np.asarray(activity), 0.0)).astype(np.float64)
@@ -128,6 +128,16 @@ class Encoding(abc.ABC):
     def spike_value(self) -> float:
         """What one spike stands for at the receiver, in units of the sender's λ."""
         return 1.0
+
+    @property
+    def spike_range(self) -> tuple[int, int]:
+        """The least and the most spikes of a neuron in one time step: (0, 1) unless they are negative or several."""
+        return 0, 1
+
+    @property
+    def full_activity(self) -> float:
+        """The activity of a neuron that sends as much as it can in every step, in units of its λ."""
+        return self.spike_value * self.spike_range[1]
 
     def input_value(self, maximum: float) -> float:
         """What a coded input of 1 stands for, in units of the image; `maximum`: the largest |input|."""

@@ -1,7 +1,10 @@
 """Rate code: a neuron's activity is its number of spikes.
 
 Rueckauer, Lungu, Hu, Pfeiffer & Liu (2017), Conversion of continuous-valued deep networks to efficient event-driven
-networks for image classification, eqs. 2 to 5.
+networks for image classification, eqs. 2 to 5. Negative spikes that take back what was sent too early: Wang, Zhang,
+Chen & Qu (2022), Signed neuron with memory: towards simple, accurate and high-efficient ANN-SNN conversion, IJCAI.
+Several spikes a step: Li & Zeng (2022), Efficient and accurate conversion of spiking neural network with burst spikes,
+IJCAI.
 """
 
 import math
@@ -11,7 +14,16 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from spiking.cells import PACKAGE, ClosedForm, MaxPoolCell, SpikingCell, activation_of, decay, spike
+from spiking.cells import (
+    PACKAGE,
+    ClosedForm,
+    MaxPoolCell,
+    SpikingCell,
+    activation_of,
+    decay,
+    spike,
+    traced_once,
+)
 from spiking.checks import check_choice, check_threshold, check_whole
 from spiking.encoding import Encoding
 from spiking.network.clock import simulate
@@ -20,12 +32,20 @@ from spiking.network.layers import Relay
 
 RESETS = ("subtract", "zero")
 INPUT_CODINGS = ("current", "poisson")
+NEURON = ("tau", "reset", "initial_potential", "signed", "max_spikes")  # settings of the neurons beside the threshold
 
 
 class NeuronState(NamedTuple):
     """`potential`: membrane potential V, `(batch, …)`."""
 
     potential: tf.Tensor
+
+
+class SignedState(NamedTuple):
+    """`potential`: membrane potential V; `sent`: positive spikes so far less negative ones, n; both `(batch, …)`."""
+
+    potential: tf.Tensor
+    sent: tf.Tensor
 
 
 class IntegratorState(NamedTuple):
@@ -36,11 +56,28 @@ class IntegratorState(NamedTuple):
 
 
 def counts_and_times(cell, current, state, timesteps):
-    """count = clip(⌊(zT + V(0))/θ⌋, 0, T), first spike at ⌈(θ − V(0))/z⌉ under a constant current z."""
+    """count = clip(⌊(zT + V(0))/θ⌋, 0, ΓT), first spike at ⌈(θ − V(0))/z⌉ under a constant current z."""
     counts = tf.floor((current * timesteps + state.potential) / cell.threshold)
-    counts = tf.clip_by_value(counts, 0.0, float(timesteps))
+    counts = tf.clip_by_value(counts, 0.0, float(cell.max_spikes * timesteps))
     times = tf.math.ceil((cell.threshold - state.potential) / current)
     return counts, tf.where(counts > 0, tf.clip_by_value(times, 1.0, float(timesteps)), 0)
+
+
+@traced_once
+def several_spikes(potential: tf.Tensor, threshold, least, most) -> tf.Tensor:
+    """clip(⌊V/θ⌋, least, most), with the surrogate derivative of `spike` at the nearest of the thresholds.
+
+    Args:
+        potential: V, any shape.
+        threshold: θ, the distance of the thresholds (least + 1)θ, …, most·θ.
+        least, most: numbers of spikes, or tensors that broadcast to V.
+    """
+
+    def gradient(upstream):
+        nearest = tf.clip_by_value(tf.round(potential / threshold), least + 1, most)
+        return upstream / (threshold * tf.square(1 + tf.abs(potential / threshold - nearest))), None, None, None
+
+    return tf.clip_by_value(tf.floor(potential / threshold), least, most), gradient
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
@@ -49,20 +86,36 @@ class LifNeuronCell(SpikingCell):
 
         V ← αV + I,   s = [V ≥ θ],   V ← V − θs   (reset="subtract")   or   V ← (1 − s)V   (reset="zero")
 
-    where V is the membrane potential, I = W∗x + b the current of this time step, s the spikes (0 or 1), all of shape
-    `(batch, *neurons)`; α = exp(−1/τ) is the leak in one step (1 for τ = ∞).
+    where V is the membrane potential, I = W∗x + b the current of this time step, s the spikes, all of shape
+    `(batch, *neurons)`; α = exp(−1/τ) is the leak in one step (1 for τ = ∞). With Γ spikes a step, and negative ones,
+
+        s = clip(⌊V/θ⌋, −[n > 0], Γ),   V ← V − θs,   n ← n + s,
+
+    where n is what the neuron has sent so far: where V < 0, one spike is taken back, but never more than were sent.
 
     Args:
         threshold: θ.
         tau: τ, membrane time constant in time steps.
         reset: "subtract" keeps the rest of the potential, "zero" throws it away (and with it accuracy).
         initial_potential: V(0) in units of θ; 0.5 turns the rounding down of spike counts into rounding to nearest.
+        signed: whether there are negative spikes.
+        max_spikes: Γ, the most spikes in one time step.
     """
 
     State = NeuronState
     closed_form = ClosedForm(lambda cell: cell.alpha == 1 and cell.reset == "subtract", counts_and_times)
 
-    def __init__(self, synapse=(), threshold=1.0, tau=float("inf"), reset="subtract", initial_potential=0.0, **kwargs):
+    def __init__(
+        self,
+        synapse=(),
+        threshold=1.0,
+        tau=float("inf"),
+        reset="subtract",
+        initial_potential=0.0,
+        signed=False,
+        max_spikes=1,
+        **kwargs,
+    ):
         super().__init__(synapse, **kwargs)
         if not 0 <= initial_potential < 1:
             raise ValueError(
@@ -74,23 +127,47 @@ class LifNeuronCell(SpikingCell):
         self.alpha = decay(tau)
         self.reset = check_choice("reset", reset, RESETS)
         self.initial_potential = float(initial_potential)
+        self.signed = bool(check_choice("signed", signed, (False, True)))
+        self.max_spikes = check_whole("max_spikes", max_spikes, 1)
+        if (self.signed or self.max_spikes > 1) and reset != "subtract":
+            raise ValueError(
+                "Negative spikes, and several a step, take their number of thresholds off the potential. Received: "
+                f"signed={signed} and max_spikes={max_spikes} with reset={reset!r}. Take reset='subtract'."
+            )
+        if self.signed:
+            self.State = SignedState
+
+    @property
+    def takes_back(self):
+        return self.signed
 
     def get_initial_state(self, batch_size):
-        return NeuronState(self.filled(batch_size, self.initial_potential * self.threshold))
+        potential = self.filled(batch_size, self.initial_potential * self.threshold)
+        return SignedState(potential, self.filled(batch_size)) if self.signed else NeuronState(potential)
+
+    def spike_count(self, state):
+        return state.sent if self.signed else None
+
+    def spikes(self, potential, state):
+        """What the neurons send at a potential."""
+        if self.signed:
+            return several_spikes(potential, self.threshold, -tf.minimum(state.sent, 1), self.max_spikes)
+        if self.max_spikes > 1:
+            return several_spikes(potential, self.threshold, 0, self.max_spikes)
+        return spike(potential, self.threshold)
 
     def step(self, current, state):
         kept = state.potential if self.alpha == 1 else self.alpha * state.potential
         potential = kept + current
-        spikes = spike(potential, self.threshold)
+        spikes = self.spikes(potential, state)
         if self.reset == "subtract":
             potential -= spikes if self.threshold == 1 else self.threshold * spikes
         else:
             potential *= 1 - spikes
-        return spikes, NeuronState(potential)
+        return spikes, SignedState(potential, state.sent + spikes) if self.signed else NeuronState(potential)
 
     def get_config(self):
-        own = {key: getattr(self, key) for key in ("threshold", "tau", "reset", "initial_potential")}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "threshold": self.threshold, **{key: getattr(self, key) for key in NEURON}}
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
@@ -130,7 +207,7 @@ class IntegratorNeuronCell(SpikingCell):
         return IntegratorState(self.filled(batch_size), time)
 
     def evidence(self, spikes, steps_left):
-        return None if self.readout_delay else spikes
+        return spikes
 
     def step(self, current, state):
         time = state.time + 1
@@ -157,7 +234,10 @@ def classic() -> dict:
 @keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
 @dataclass(frozen=True)
 class Rate(Encoding):
-    """Spike counts. Settings beside time steps and threshold: as of the cells and input layers of this module."""
+    """Spike counts. Settings beside time steps and threshold: as of the cells and input layers of this module.
+
+    A neuron that may send `max_spikes` Γ in a step has full activity with all of them: each is worth θ/Γ.
+    """
 
     timesteps: int = 64
     threshold: float = 1.0
@@ -165,6 +245,8 @@ class Rate(Encoding):
     reset: str = "subtract"
     initial_potential: float = 0.5
     readout_delay: int | None = None
+    signed: bool = False
+    max_spikes: int = 1
     input_coding: str = "current"
     max_rate: float = 1.0
     seed: int = 0
@@ -181,6 +263,7 @@ class Rate(Encoding):
 
     def __post_init__(self):
         check_choice("input_coding", self.input_coding, INPUT_CODINGS)
+        check_whole("max_spikes", self.max_spikes, 1)
         super().__post_init__()
         if self.readout_delay is not None and self.readout_delay >= self.timesteps:
             raise ValueError(
@@ -189,11 +272,12 @@ class Rate(Encoding):
             )
 
     def by_depth(self, depth):
-        """Behind many layers the first spikes are late, so the read-out ignores the first steps; docs/DEFAULTS.md."""
-        return {"readout_delay": min(2 * max(depth - 4, 0), self.timesteps // 2)}
+        """Behind many layers the first spikes are late, so the read-out ignores the first steps; docs/DEFAULTS.md.
+        Not with negative spikes, which take back what is wrong in them; docs/DEEP.md."""
+        return {"readout_delay": 0 if self.signed else min(2 * max(depth - 4, 0), self.timesteps // 2)}
 
     def neurons(self, window):
-        return {key: getattr(self, key) for key in ("threshold", "tau", "reset", "initial_potential")}
+        return {"threshold": self.spike_value, **{key: getattr(self, key) for key in NEURON}}
 
     def read_out(self, window):
         return {"readout_delay": self.readout_delay}
@@ -207,11 +291,15 @@ class Rate(Encoding):
     @property
     def rounding_levels(self):
         rounds = self.initial_potential == 0.5 and self.reset == "subtract" and self.tau == math.inf
-        return self.timesteps if rounds else None
+        return self.max_spikes * self.timesteps if rounds else None
 
     @property
     def spike_value(self):
-        return self.threshold
+        return self.threshold / self.max_spikes
+
+    @property
+    def spike_range(self):
+        return -int(self.signed), self.max_spikes
 
     def input_value(self, maximum):
         return 1.0 if self.signed_input else maximum / self.max_rate
@@ -221,7 +309,7 @@ class Rate(Encoding):
         return self.input_coding == "current"
 
     def activity(self, counts, times):
-        return counts * (self.threshold / self.timesteps)
+        return counts * (self.spike_value / self.timesteps)
 
     def simulate(self, plan, images, record=(), training=False):
         return simulate(plan, images, record, training)

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 
+import matplotlib.colors as mcolors
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -200,6 +201,31 @@ def test_total_spikes_cumulates_over_all_layers():
     (line,) = plotting.total_spikes(both).axes[0].lines
     np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(line.get_ydata(), [2, 4, 10, 10, 10, 12])
+
+
+# Two neurons in four steps: 2 spikes, nothing, one taken back, nothing; nothing, 1, 1, −1.
+GRADED = {"a": np.array([[2, 0], [0, 1], [-1, 1], [0, -1]])}
+
+
+def test_negative_spikes_have_a_colour_of_their_own():
+    events = plotting.plot_spikes_as_eventplot(GRADED).axes[0].collections
+    drawn = [(mcolors.to_hex(np.ravel(c.get_color())[:3]).upper(), list(c.get_positions())) for c in events
+             if hasattr(c, "get_positions")]  # fmt: skip
+    assert drawn == [
+        (plotting.COLOURS[0], [1]), (plotting.COLOURS[0], [2, 3]), (plotting.NEGATIVE, [3]), (plotting.NEGATIVE, [4]),
+    ]  # fmt: skip
+    positive, negative = plotting.who_spiked_when(GRADED).axes[0].lines
+    assert sorted(zip(*positive.get_data(), strict=True)) == [(1, 0), (2, 1), (3, 1)]
+    assert sorted(zip(*negative.get_data(), strict=True)) == [(3, 0), (4, 1)]
+    assert (positive.get_color(), negative.get_color()) == (plotting.BLUE, plotting.NEGATIVE)
+    assert plotting.NEGATIVE not in plotting.COLOURS
+
+
+def test_all_spikes_of_a_step_count_whatever_their_sign():
+    np.testing.assert_array_equal(plotting.total_spikes(GRADED).axes[0].lines[0].get_ydata(), [2, 3, 5, 6])
+    figure = plotting.spiking_intensity_per_timestep(GRADED)
+    np.testing.assert_allclose(figure.axes[0].patches[0].get_data()[0], [50, 50, 100, 50])
+    assert titles(figure) == ["a\nspikes: 6"]
 
 
 # ---------------------------------------------------------------- spikes of many samples
@@ -438,7 +464,7 @@ REFUSED = {
     "empty dict": (lambda: P.weight_distributions({}), "at least one entry"),
     "time only": (lambda: P.total_spikes({"a": np.ones(5)}), r"\(T, \*neuron_shape\)"),
     "unequal T": (lambda: P.total_spikes({"a": ONE, "b": ONE[:3]}), r"the same for all layers.*\(3, 2\)"),
-    "no 0/1": (lambda: P.who_spiked_when({"a": 0.5 * ONE}), r"0 and 1 only.*rasters\['a'\].*0.5"),
+    "no 0/1": (lambda: P.who_spiked_when({"a": 0.5 * ONE}), r"whole numbers.*rasters\['a'\].*0.5"),
     "nan": (lambda: P.weight_distributions({"a": [np.nan, 1]}), r"finite.*1 of 2"),
     "empty": (lambda: P.weight_distributions({"a": []}), "must not be empty"),
     "text": (lambda: P.weight_distributions({"a": ["x"]}), "array of numbers"),

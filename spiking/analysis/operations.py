@@ -3,7 +3,8 @@
 As NeuroBench defines them (Yik et al. 2025, The NeuroBench framework for benchmarking neuromorphic computing algorithms
 and systems): synaptic operations are dense, all activations and all weights; or effective, where activations that are 0
 and weights that are 0 are skipped. Effective ones are accumulates (ACs) where the activation is binary, a spike, and
-multiply-accumulates (MACs) where it is analog. Biases, pooling and normalisation are not counted, updates of neurons
+multiply-accumulates (MACs) where it is analog: a negative spike is an addition, too, several spikes in one step are a
+number to multiply by. Biases, pooling and normalisation are not counted, updates of neurons
 apart. What differs here, for the SNN and the ANN alike:
 
 - BatchNorm is folded into the kernels; what is counted are the folded networks.

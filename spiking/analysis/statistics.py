@@ -18,13 +18,14 @@ from spiking.analysis.tasks import task_of
 from spiking.folding.graph import FoldedGraph
 from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
-from spiking.network.records import ACTIVITIES, FIRST_SPIKE_TIMES, READOUTS, SPIKE_COUNTS
+from spiking.network.records import ACTIVITIES, FIRST_SPIKE_TIMES, MESSAGES, READOUTS, SPIKE_COUNTS, SPIKES_SENT
 from spiking.shown import Shown, or_dash, plain_numbers
 
 # Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
 # Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
 ENERGY_PER_MAC = 4.6e-12
 ENERGY_PER_AC = 0.9e-12
+COUNTED = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, ACTIVITIES, SPIKES_SENT, MESSAGES)  # as `SpikeCounter` takes them
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -35,16 +36,19 @@ class LayerStatistics:
         neurons: how many.
         holds_neurons: False for max pooling, which relays the spikes of others. Fractions of spikes, which it relays
             behind an average pooling, are rounded in the histogram.
-        spike_mean, spike_var: spikes per neuron and image.
+        spike_mean, spike_var: spikes per neuron and image, of either sign; of several in one step each counts.
         first_spike_time_mean, first_spike_time_var: time step (from 1) of the first spike, over those that fired;
             NaN if none did.
         silent_share: share of (neuron, image) pairs without a spike.
-        saturated_share: share of pairs with the largest activity the code can express: a spike in every time step, or
-            for codes that tell by the time of one spike, a spike at the earliest step.
-        spike_count_histogram: number of pairs with k spikes, at index k, shape `(timesteps + 1,)`.
+        saturated_share: share of pairs with the largest activity the code can express: as many spikes as a step holds
+            in every time step, or for codes that tell by the time of one spike, a spike at the earliest step.
+        spike_count_histogram: number of pairs with k spikes, at index k, from 0 to the most there can be.
         first_spike_time_histogram: number of pairs with their first spike at step t, at index t; silent ones at 0.
             Shape `(timesteps + 1,)`.
-        synaptic_operations: additions that the layer's spikes cause behind it, Σ spikes × fan-out, mean per image.
+        synaptic_operations: additions that the layer's spikes cause behind it, Σ spikes × fan-out, mean per image;
+            multiplications, too, and Σ messages × fan-out, where a neuron sends several spikes a step.
+        negative_mean: negative spikes per neuron and image.
+        message_mean: time steps with spikes per neuron and image: as many as spikes, unless a step holds several.
     """
 
     name: str
@@ -59,6 +63,8 @@ class LayerStatistics:
     spike_count_histogram: np.ndarray
     first_spike_time_histogram: np.ndarray
     synaptic_operations: float
+    negative_mean: float = 0.0
+    message_mean: float = math.nan
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,11 +75,13 @@ class Analysis(Shown):
         samples: number of images.
         timesteps: T of one simulation.
         layers: of the hidden layers, in order.
-        spikes_per_neuron: spikes of one neuron, over all hidden neurons; relays (max pooling) left out.
+        spikes_per_neuron: spikes of one neuron, of either sign, over all hidden neurons; relays (max pooling) left out.
         input_spikes: spikes of a coded input; 0 where the image enters as a current.
-        synaptic_operations: effective ACs, Σ spikes × fan-out, those of input spikes included.
+        synaptic_operations: effective ACs, Σ spikes × fan-out, those of input spikes included. A negative spike is
+            an addition, too, as in NeuroBench; several spikes in one step are not binary and count as MACs.
         macs: MACs of the SNN: those of an analog input (pixels that are 0 skipped; once, since the current is
-            constant or a single event), and those of second kernels in one synapse, in every time step.
+            constant or a single event), those of second kernels in one synapse, in every time step, and of neurons
+            that send several spikes a step, Σ messages × fan-out.
         neuron_updates: neurons × time steps, the read-out's included: what a simulation by the clock does. Not part of
             the energy. NeuroBench's membrane updates leave out those that change nothing, so they are fewer.
         ann_macs: MACs of the ANN, dense: every activation and every weight.
@@ -88,6 +96,8 @@ class Analysis(Shown):
             labels.
         ann_effective_macs: MACs of the ANN without those of activations and weights that are 0, see
             `operations.EffectiveMacs`; None if the ANN was not given.
+        negative_spikes_per_neuron: of those of `spikes_per_neuron`, the negative ones.
+        messages_per_neuron: time steps in which a neuron sends spikes, over the same neurons.
     """
 
     samples: int
@@ -107,6 +117,8 @@ class Analysis(Shown):
     accuracy: float | None = None
     accuracy_per_timestep: np.ndarray | None = None
     ann_effective_macs: float | None = None
+    negative_spikes_per_neuron: float = 0.0
+    messages_per_neuron: float = math.nan
 
     def heading(self) -> str:
         """Accuracy, spikes, operations and energy, with their units."""
@@ -146,25 +158,34 @@ class Analysis(Shown):
 
 
 class SpikeCounter:
-    """Streams the spikes of one hidden layer into histograms and one total per neuron.
+    """Streams the spikes of one hidden layer into histograms and totals per neuron.
 
     Args:
         neurons_shape: shape of the layer for one image.
         timesteps: T.
+        most: spikes in one time step.
         full: the largest activity that a neuron can express, in units of λ.
+
+    Attributes:
+        sent, messages: spikes of either sign, and time steps with spikes, summed per neuron.
+        negative: number of negative spikes.
+        counts, times: histograms of spikes of either sign, and of first spike times.
+        saturated: number of (neuron, image) pairs with full activity, whatever rounds.
     """
 
-    def __init__(self, neurons_shape: tuple[int, ...], timesteps: int, full: float):
-        self.full, self.saturated = full * (1 - 1e-6), 0  # (neuron, image) pairs that reach it, whatever rounds
-        self.totals = np.zeros(neurons_shape)
-        self.counts = np.zeros(timesteps + 1, np.int64)
+    def __init__(self, neurons_shape: tuple[int, ...], timesteps: int, most: int, full: float):
+        self.full, self.saturated, self.negative = full * (1 - 1e-6), 0, 0.0
+        self.sent, self.messages = np.zeros(neurons_shape), np.zeros(neurons_shape)
+        self.counts = np.zeros(most * timesteps + 1, np.int64)
         self.times = np.zeros(timesteps + 1, np.int64)
 
-    def update(self, counts: np.ndarray, times: np.ndarray, activities: np.ndarray) -> None:
-        """Adds one batch of spike counts, first spike times and activities, each `(batch, *neurons_shape)`."""
+    def update(self, counts, times, activities, sent, messages) -> None:
+        """Adds one batch of what a simulation records, arrays `(batch, *neurons_shape)`."""
         self.saturated += int(np.count_nonzero(activities >= self.full))
-        self.totals += counts.sum(axis=0)
-        for histogram, values in ((self.counts, counts + 0.5), (self.times, times)):  # + ½: averages are graded
+        self.negative += float(np.sum(sent - counts, dtype=np.float64)) / 2
+        self.sent += sent.sum(axis=0)
+        self.messages += messages.sum(axis=0)
+        for histogram, values in ((self.counts, sent + 0.5), (self.times, times)):  # + ½: averages are graded
             histogram += np.bincount(values.astype(np.intp).ravel(), minlength=len(histogram))
 
 
@@ -178,14 +199,15 @@ def _moments(histogram: np.ndarray, first: int = 0) -> tuple[float, float]:
 
 
 def _layer_statistics(
-    name: str, cell, counter: SpikeCounter, reached: np.ndarray, samples: int
+    name: str, cell, counter: SpikeCounter, reached: np.ndarray, samples: int, several: bool
 ) -> LayerStatistics:
-    pairs = samples * counter.totals.size
+    pairs = samples * counter.sent.size
+    caused = counter.messages if several else counter.sent
     time_mean, time_var = _moments(counter.times, first=1)
     mean, variance = _moments(counter.counts)
     return LayerStatistics(
         name=name,
-        neurons=counter.totals.size,
+        neurons=counter.sent.size,
         holds_neurons=cell.holds_neurons,
         spike_mean=mean,
         spike_var=variance,
@@ -195,7 +217,9 @@ def _layer_statistics(
         saturated_share=counter.saturated / pairs,
         spike_count_histogram=counter.counts,
         first_spike_time_histogram=counter.times,
-        synaptic_operations=float(np.sum(counter.totals * reached) / samples),
+        synaptic_operations=float(np.sum(caused * reached) / samples),
+        negative_mean=counter.negative / pairs,
+        message_mean=float(counter.messages.sum() / pairs),
     )
 
 
@@ -226,9 +250,9 @@ class Measurement:
 
     def __init__(self, snn: SpikingModel, graph: FoldedGraph | None):
         self.snn, plan = snn, snn.plan
-        full = float(snn.encoding.expressible(plan.timesteps)[-1])
+        full, most = float(snn.encoding.expressible(plan.timesteps)[-1]), snn.encoding.spike_range[1]
         self.counters = {
-            name: SpikeCounter(plan.cells[name].neurons_shape, plan.timesteps, full) for name in plan.hidden
+            name: SpikeCounter(plan.cells[name].neurons_shape, plan.timesteps, most, full) for name in plan.hidden
         }
         self.coded = not snn.encoding.signed_input  # an input of spikes, which stand for intensities
         self.input_events = {name: _input_events(layer, self.coded) for name, layer in plan.inputs.items()}
@@ -240,11 +264,10 @@ class Measurement:
         """Simulates one batch, with labels or None."""
         if labels is not None:
             self.scores = self.scores or Scores(task_of(self.snn))
-        record = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, ACTIVITIES, READOUTS)[: 4 if self.scores else 3]
+        record = (*COUNTED, READOUTS) if self.scores else COUNTED
         simulation, plan = self.snn.simulate(images, record), self.snn.plan
         for name, counter in self.counters.items():
-            told = simulation.spike_counts, simulation.first_spike_times, simulation.activities
-            counter.update(*(record[name].numpy() for record in told))
+            counter.update(*(getattr(simulation, each)[name].numpy() for each in COUNTED))
         if self.scores:
             self.scores.update(simulation.readouts, labels, moments=True)
         named = self.snn.named_images(images)
@@ -257,11 +280,12 @@ class Measurement:
     def operations(self, reached: dict[str, np.ndarray]) -> tuple[float, float]:
         """Effective ACs and MACs of one image, mean."""
         plan, samples = self.snn.plan, self.samples
-        totals = {**self.events, **{name: counter.totals for name, counter in self.counters.items()}}
-        analog = sends_analog(plan, self.coded)
-        spiking = [name for name in totals if name not in analog]
+        totals = {**self.events, **{name: counter.sent for name, counter in self.counters.items()}}
+        analog, several = sends_analog(plan, self.coded), self.snn.encoding.spike_range[1] > 1
+        graded = {name: counter.messages for name, counter in self.counters.items() if several}
+        spiking = [name for name in totals if name not in analog and name not in graded]
         additions = sum(np.sum(totals[name] * reached[name]) for name in spiking if name in reached) / samples
-        macs = 0.0
+        macs = float(sum(np.sum(graded[name] * reached[name]) for name in graded if name in reached) / samples)
         for source, _, synapse, shape in edges(plan):
             kernels = connections(synapse, shape)
             once = source in plan.on_images and not self.coded  # a current that is constant, or a single event
@@ -303,13 +327,16 @@ def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
     accuracies = found.scores.shares() if found.scores else None
     reached = fan_outs(plan, found.coded)
     layers = [
-        _layer_statistics(name, plan.cells[name], counter, reached[name], samples)
+        _layer_statistics(name, plan.cells[name], counter, reached[name], samples, snn.encoding.spike_range[1] > 1)
         for name, counter in found.counters.items()
     ]
     operations, macs = found.operations(reached)
     dense = sum(sum(connections(synapse, shape, dense=True)) for _, _, synapse, shape in edges(plan))
     neurons = sum(layer.neurons for layer in layers if layer.holds_neurons)
-    spikes = sum(layer.spike_mean * layer.neurons for layer in layers if layer.holds_neurons)
+    spikes, negative, messages = (
+        sum(getattr(layer, name) * layer.neurons for layer in layers if layer.holds_neurons)
+        for name in ("spike_mean", "negative_mean", "message_mean")
+    )
     updated = neurons + sum(math.prod(plan.cells[name].neurons_shape) for name in plan.read_outs)
     kernels = [kernel for edge in edges(plan) for layer in edge.synapse if is_weighted(layer)
                for kernel in kernels_of(layer)]  # fmt: skip
@@ -326,13 +353,15 @@ def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
         neuron_updates=updated * timesteps,
         ann_macs=dense,
         connection_sparsity=zeros / weights if weights else 0.0,
-        activation_sparsity=1 - spikes / (neurons * timesteps) if neurons else 1.0,
+        activation_sparsity=1 - messages / (neurons * timesteps) if neurons else 1.0,
         footprint=_footprint(snn),
         ann_energy=ENERGY_PER_MAC * dense,
         snn_energy=ENERGY_PER_MAC * macs + ENERGY_PER_AC * operations,
         accuracy=None if accuracies is None else float(accuracies[-1]),
         accuracy_per_timestep=accuracies,
         ann_effective_macs=found.effective.total() / samples if found.effective else None,
+        negative_spikes_per_neuron=negative / neurons if neurons else 0.0,
+        messages_per_neuron=messages / neurons if neurons else 0.0,
     )
 
 

@@ -100,7 +100,7 @@ class Assembly:
 
     def _neurons(self, node: Neurons):
         found, activation = self.calibration.layers[node.name], node.activation
-        scale = limited(np.asarray(found.scale), activation, self.code.spike_value)
+        scale = limited(np.asarray(found.scale), activation, self.code.full_activity)
         own = self.code.neurons(self.windows[node.name])
         if activation.clamp:
             own |= self.code.clamp(np.broadcast_to(activation.clamp / scale, node.shape[-1:]).tolist())
@@ -160,16 +160,16 @@ class Assembly:
         listeners = [self.graph.nodes[name] for name in self.listeners[node.name]]
         if len(listeners) == 1 and isinstance(listeners[0], Neurons) and listeners[0].edge.chain.identity:
             found = self.calibration.layers[listeners[0].name]
-            return limited(np.asarray(found.scale), listeners[0].activation, self.code.spike_value) / found.gain
+            return limited(np.asarray(found.scale), listeners[0].activation, self.code.full_activity) / found.gain
         return np.array(1.0)
 
     def _rnn(self, cell, node: Node, **keywords):
         return SpikingRNN(cell, name=node.name, **keywords)
 
 
-def limited(scale: np.ndarray, activation, spike_value: float) -> np.ndarray:
-    """λ such that full activity, θ in units of λ, does not exceed the ANN's ceiling; rounded activations need it so."""
+def limited(scale: np.ndarray, activation, full: float) -> np.ndarray:
+    """λ such that full activity, in units of λ, does not exceed the ANN's ceiling; rounded activations need it so."""
     if activation.ceiling is None:
         return scale
-    limit = activation.ceiling / spike_value
+    limit = activation.ceiling / full
     return np.array(limit) if activation.levels else np.minimum(scale, limit)

@@ -11,10 +11,12 @@ import tensorflow as tf
 from spiking.network.plan import Plan
 from spiking.network.records import (
     FIRST_SPIKE_TIMES,
+    MESSAGES,
     RASTERS,
     READOUTS,
     RECORD_CLASSES,
     SPIKE_COUNTS,
+    SPIKES_SENT,
     Moment,
     Simulation,
 )
@@ -76,6 +78,8 @@ def _records(run: Run, record) -> dict:
     untold = {
         SPIKE_COUNTS: [name for name in plan.hidden if name not in told],
         FIRST_SPIKE_TIMES: [name for name in plan.hidden if name not in run.told and not _times_pooled(run, name)],
+        SPIKES_SENT: [name for name in plan.hidden if name not in run.told],
+        MESSAGES: [name for name in plan.hidden if name not in run.told],
         RASTERS: plan.hidden,
         READOUTS: plan.read_outs,
     }
@@ -85,9 +89,14 @@ def _records(run: Run, record) -> dict:
 
 
 def _times_pooled(run: Run, name: str) -> bool:
-    """Whether the first spikes of a pooling follow from those of the one layer before it."""
+    """Whether the first spikes of a pooling follow from those of the one layer before it.
+
+    The smallest count of a window is above 0 once all its neurons have spiked, unless one was taken back meanwhile.
+    """
     plan = run.plan
-    return plan.pools_directly(name) and plan.sources[name][0] in plan.hidden
+    if not plan.pools_directly(name) or plan.sources[name][0] not in plan.hidden:
+        return False
+    return not plan.cells[name].smallest or not any(cell.takes_back for cell in plan.cells.values())
 
 
 def _step(run: Run, records: dict, carry: Carry) -> Carry:
@@ -103,7 +112,7 @@ def _step(run: Run, records: dict, carry: Carry) -> Carry:
             messages[name] = plan.relays[name].join(heard)
         elif name in run.deferred:
             sent = plan.cells[run.sources[name][0]].spikes_of(heard[0])
-            outputs[name] = carry.outputs[name] + plan.cells[name].evidence(sent, steps_left)
+            outputs[name] = carry.outputs[name] + _evidence(plan.cells[name], sent, t, steps_left)
         else:
             cell = plan.cells[name]
             current = run.drives[name](t) if name in run.drives else cell.current(heard[0])
@@ -113,6 +122,13 @@ def _step(run: Run, records: dict, carry: Carry) -> Carry:
     moment = Moment(t, steps_left, spikes, outputs)
     kept = {name: each.update(carry.kept[name], moment) for name, each in records.items()}
     return Carry(t + 1, states, outputs, kept)
+
+
+def _evidence(integrator, spikes: tf.Tensor, t: tf.Tensor, steps_left: tf.Tensor) -> tf.Tensor:
+    """What a read-out that is applied once needs of step t, from 0."""
+    evidence = integrator.evidence(spikes, steps_left)
+    delay = integrator.readout_delay
+    return evidence * tf.cast(t >= delay, evidence.dtype) if delay else evidence
 
 
 def _result(run: Run, record, records, carry: Carry) -> Simulation:
@@ -133,6 +149,12 @@ def _result(run: Run, record, records, carry: Carry) -> Simulation:
             if name not in times:
                 times[name] = pooled_times(plan.cells[name], times[plan.sources[name][0]], plan.timesteps)
         result = result._replace(first_spike_times=_ordered(plan, times))
+    # What is told before the loop has a constant current: no spikes are taken back, and several in one step only where
+    # there are some in every step.
+    for name, of_counts in ((SPIKES_SENT, tf.identity), (MESSAGES, lambda counts: tf.minimum(counts, plan.timesteps))):
+        if name in record:
+            told = {layer: of_counts(counts) for layer, (counts, _) in run.told.items()}
+            result = result._replace(**{name: _ordered(plan, told | finished[name])})
     if RASTERS in record:
         result = result._replace(rasters=_ordered(plan, finished[RASTERS]))
     if READOUTS in record:
@@ -145,7 +167,11 @@ def _ordered(plan: Plan, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def read_out(integrator, evidence: tf.Tensor, timesteps: int) -> tf.Tensor:
-    """The output after all time steps, from the evidence of them all: activation((W∗evidence + Tb)/T)."""
+    """The output after all time steps, from the evidence of them all: activation((W∗evidence + Tb)/T).
+
+    T is without the steps that it ignores.
+    """
+    timesteps -= integrator.readout_delay
     potential = integrator.synapse(evidence)
     if integrator.bias is not None:
         potential += timesteps * integrator.bias

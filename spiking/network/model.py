@@ -21,8 +21,10 @@ from spiking.network.plan import Plan
 from spiking.network.records import (
     ACTIVITIES,
     FIRST_SPIKE_TIMES,
+    MESSAGES,
     RECORDS,
     SPIKE_COUNTS,
+    SPIKES_SENT,
     Simulation,
     check_record,
 )
@@ -158,7 +160,7 @@ class SpikingModel(Shown, Functional):
 
         Args:
             images: as the ANN takes them, `(batch, …)`.
-            record: any of "spike_counts", "first_spike_times", "rasters", "readouts", "activities".
+            record: any of `spiking.network.records.RECORDS`, e.g. "spike_counts".
             training: whether gradients through the spikes are wanted.
 
         Returns:
@@ -208,14 +210,23 @@ class SpikingModel(Shown, Functional):
         self.predict_function = self.test_function = self.train_function = None
 
     def _simulate(self, record, training, images) -> Simulation:
+        """The code's own simulation, and the records that follow from others."""
         code, plan = self.encoding, self.plan
-        if ACTIVITIES not in record or code.tells_by == "pattern":
+        derived = {}  # record -> `(counts, times) -> ` it
+        if code.tells_by != "pattern":
+            derived[ACTIVITIES] = code.activity
+        if code.spike_range == (0, 1):  # all that was sent is counted, and each spike is a message
+            derived |= dict.fromkeys((SPIKES_SENT, MESSAGES), lambda counts, times: counts)
+        wanted = {name: derived[name] for name in record if name in derived}
+        if not wanted:
             return code.simulate(plan, images, record, training)
-        told = tuple(name for name in RECORDS if name in {*record, SPIKE_COUNTS, FIRST_SPIKE_TIMES} - {ACTIVITIES})
+        told = tuple(name for name in RECORDS if name in {*record, SPIKE_COUNTS, FIRST_SPIKE_TIMES} - set(wanted))
         simulation = code.simulate(plan, images, told, training)
         counts, times = simulation.spike_counts, simulation.first_spike_times
-        activities = {name: code.activity(counts[name], times[name]) for name in plan.hidden}
-        return simulation._replace(activities=activities, **{name: {} for name in told if name not in record})
+        found = {
+            what: {name: of(counts[name], times[name]) for name in plan.hidden} for what, of in wanted.items()
+        }
+        return simulation._replace(**found, **{name: {} for name in told if name not in record})
 
     def call(self, inputs, training=None, mask=None):
         return self.simulate(inputs, training=bool(training)).output

@@ -15,7 +15,9 @@ FIRST_SPIKE_TIMES = "first_spike_times"
 RASTERS = "rasters"
 READOUTS = "readouts"
 ACTIVITIES = "activities"
-RECORDS = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, READOUTS, ACTIVITIES)
+SPIKES_SENT = "spikes_sent"
+MESSAGES = "messages"
+RECORDS = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, READOUTS, ACTIVITIES, SPIKES_SENT, MESSAGES)
 
 
 class Simulation(NamedTuple):
@@ -23,11 +25,13 @@ class Simulation(NamedTuple):
 
     Attributes:
         output: when the simulation ends, in the structure of the ANN's output, `(batch, …)` each.
-        spike_counts: per hidden layer, spikes of each neuron, `(batch, …)`.
+        spike_counts: per hidden layer, spikes of each neuron, `(batch, …)`; negative ones, which take back, count −1.
         first_spike_times: per hidden layer, time step (from 1) of the first spike, 0 for none, `(batch, …)`.
         rasters: per hidden layer, what was emitted at each step, `(T, batch, …)`. Memory grows with T.
         readouts: the output after each step, `(T, batch, …)` each.
         activities: per hidden layer, what its spikes stand for, in units of λ, `(batch, …)`.
+        spikes_sent: as `spike_counts`, but negative spikes count 1.
+        messages: time steps with one spike or several, of either sign, `(batch, …)`.
     """
 
     output: Any
@@ -36,6 +40,8 @@ class Simulation(NamedTuple):
     rasters: dict[str, tf.Tensor] = {}
     readouts: Any = ()
     activities: dict[str, tf.Tensor] = {}
+    spikes_sent: dict[str, tf.Tensor] = {}
+    messages: dict[str, tf.Tensor] = {}
 
     def table(self) -> list[tuple[str, str]]:
         """What is there, with shapes; the tensors themselves would fill pages."""
@@ -107,10 +113,24 @@ class Record(abc.ABC):
 
 
 class SpikeCounts(Record):
-    """Number of spikes."""
+    """Number of spikes, less negative ones."""
 
     def update(self, kept, moment):
         return {name: count + moment.spikes[name] for name, count in kept.items()}
+
+
+class SpikesSent(Record):
+    """Number of spikes of either sign."""
+
+    def update(self, kept, moment):
+        return {name: count + tf.abs(moment.spikes[name]) for name, count in kept.items()}
+
+
+class Messages(Record):
+    """Number of steps with spikes."""
+
+    def update(self, kept, moment):
+        return {name: count + tf.abs(tf.sign(moment.spikes[name])) for name, count in kept.items()}
 
 
 class FirstSpikeTimes(Record):
@@ -146,4 +166,6 @@ RECORD_CLASSES = {
     FIRST_SPIKE_TIMES: FirstSpikeTimes,
     RASTERS: Stacked,
     READOUTS: Stacked,
+    SPIKES_SENT: SpikesSent,
+    MESSAGES: Messages,
 }

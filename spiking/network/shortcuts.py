@@ -149,6 +149,8 @@ def closed(run: Run) -> Run:
     """No loop: every cell it would step is regular, and read-outs that are applied once listen to nothing else."""
     if not run.stepped or len(run.deferred) < len(run.plan.read_outs):
         return run
+    if any(run.plan.cells[name].readout_delay for name in run.deferred):
+        return run
     if not all(_regular(run, name) for name in run.stepped):
         return run
     timesteps, told, evidence = run.plan.timesteps, dict(run.told), {}

@@ -37,6 +37,9 @@ VARIANTS = [
     ("rate", {"initial_potential": 0.0}),
     ("rate", {"reset": "zero", "threshold": 2.0}),
     ("rate", {"readout_delay": 4}),
+    ("rate", {"signed": True}),
+    ("rate", {"max_spikes": 4}),
+    ("rate", {"signed": True, "max_spikes": 2, "readout_delay": 3}),
 ]
 
 

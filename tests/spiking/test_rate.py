@@ -118,6 +118,103 @@ def test_error_falls_as_one_over_time(start, bound):
         assert 0.8 * bound * theta / t < error <= bound * theta / t + 1e-5
 
 
+# --- negative spikes, several spikes a step ---
+
+
+def test_take_back_by_hand():
+    # θ = 1. I = 1.5 −1 −1 .25 −2:  V = 1.5 fires, .5 | −.5, one was sent: taken back, .5 | −.5, none is left: stays |
+    # −.25 | −2.25, below 0 for good.
+    spikes, states = drive(LifNeuronCell(bias=None, signed=True), [[1.5], [-1], [-1], [0.25], [-2]], batched=False)
+    assert spikes[:, 0].tolist() == [1, -1, 0, 0, 0]
+    assert potentials(states)[:, 0].tolist() == [0.5, 0.5, -0.5, -0.25, -2.25]
+    assert [float(state.sent[0, 0]) for state in states] == [1, 0, 0, 0, 0]
+
+
+def test_a_potential_of_zero_takes_nothing_back():
+    # V = 1 fires, 0 | 0 stays | a little below: taken back
+    spikes, _ = drive(LifNeuronCell(bias=None, signed=True), [[1.0], [0.0], [-(2.0**-20)]], batched=False)
+    assert spikes[:, 0].tolist() == [1, 0, -1]
+
+
+def test_burst_and_drain_by_hand():
+    # θ = 1/4, Γ = 3. V = 1.125 is 4 θ: 3 are sent, .375 | 1 more, .125 | nothing
+    cell = LifNeuronCell(bias=None, threshold=0.25, max_spikes=3)
+    spikes, states = drive(cell, [[1.125], [0], [0], [-1]], batched=False)
+    assert spikes[:, 0].tolist() == [3, 1, 0, 0]
+    assert potentials(states)[:, 0].tolist() == [0.375, 0.125, 0.125, -0.875]
+
+
+def test_signed_bursts_are_taken_back_one_by_one():
+    # θ = 1/4, Γ = 3: 3 at once, .375 | −.375 → −1, −.125 | −.125 → −1, .125 | .125 | −.625: the last, −.375 | none left
+    cell = LifNeuronCell(bias=None, threshold=0.25, max_spikes=3, signed=True)
+    spikes, states = drive(cell, [[1.125], [-0.75], [0], [0], [-0.75], [0]], batched=False)
+    assert spikes[:, 0].tolist() == [3, -1, -1, 0, -1, 0]
+    assert potentials(states)[:, 0].tolist() == [0.375, -0.125, 0.125, 0.125, -0.375, -0.375]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("threshold, most", [(1.0, 1), (0.5, 2), (0.375, 4), (0.125, 8)])
+def test_several_spikes_under_a_constant_drive(threshold, most, signed):
+    # clip(⌊(zt + θ/2)/θ⌋, 0, Γt) after every t; nothing is ever taken back
+    z, timesteps = np.arange(-1, 1.5 * most * threshold, 1 / 32), 12
+    cell = LifNeuronCell(
+        bias=None, threshold=threshold, max_spikes=most, signed=signed, initial_potential=0.5
+    )
+    spikes, _ = drive(cell, constant(z, timesteps))
+    t = np.arange(1, timesteps + 1)[:, None]
+    expected = np.clip(np.floor((z * t + threshold / 2) / threshold), 0, most * t)
+    np.testing.assert_array_equal(np.cumsum(spikes[:, 0], axis=0), expected)
+    assert spikes.max() == most and spikes.min() == 0
+
+
+def test_negative_spikes_undo_the_order_of_arrival():
+    """The error of early positive and late negative current: without them 8 spikes stay, with them half are left."""
+    current = [[1.0]] * 8 + [[-0.5]] * 8  # Σ I = 4
+    kept, _ = drive(LifNeuronCell(bias=None), current, batched=False)
+    signed, _ = drive(LifNeuronCell(bias=None, signed=True), current, batched=False)
+    assert kept.sum() == 8 and signed.sum() == 4
+
+
+@pytest.mark.parametrize("most, signed", [(1, False), (1, True), (3, False), (3, True)])
+def test_surrogate_derivative_by_hand(most, signed):
+    # 1/(θ(1 + |V/θ − k|)²) at the nearest threshold k out of 1…Γ, and 0 where there is something to take back. θ = 1/2.
+    cell = LifNeuronCell(bias=None, threshold=0.5, max_spikes=most, signed=signed)
+    cell.build((None, 4))
+    v = np.array([[-0.25, 0.125, 1.125, 2.5]], np.float32)  # V/θ = −.5 .25 2.25 5
+    nearest = {1: [1, 1, 1, 1], 3: [1, 1, 2, 3]}[most]
+    state = (tf.zeros((1, 4)), tf.ones((1, 4)))[: 1 + signed]
+    if signed:
+        nearest = [0, 0, *nearest[2:]]
+    current = tf.constant(v)
+    with tf.GradientTape() as tape:
+        tape.watch(current)
+        spikes, _ = cell(current, state)
+    expected = 2 / (1 + np.abs(v / 0.5 - nearest)) ** 2
+    np.testing.assert_allclose(tape.gradient(spikes, current), expected, rtol=1e-6)
+
+
+def test_full_activity_is_the_same_for_any_number_of_spikes():
+    code = get_encoding("rate").configured(16, max_spikes=4, signed=True)
+    assert code.spike_value == 0.25 and code.full_activity == 1.0 and code.spike_range == (-1, 4)
+    assert code.activity(np.array(64.0), 1) == 1.0 and code.rounding_levels == 64
+    assert code.at_depth(14).readout_delay == 0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_spikes": 0}, "max_spikes=0"),
+        ({"max_spikes": 1.5}, "max_spikes=1.5"),
+        ({"signed": "no"}, "signed='no'"),
+        ({"signed": True, "reset": "zero"}, "reset='zero'"),
+        ({"max_spikes": 2, "reset": "zero"}, "reset='zero'"),
+    ],
+)
+def test_settings_of_spikes_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        get_encoding("rate").configured(8, **options)
+
+
 # --- feature maps ---
 
 # 2×3 pixels, kernel (1, −1/2) along the columns. W∗x without padding:
@@ -164,6 +261,16 @@ def test_max_pool_by_hand():
     cell = LifNeuronCellMaxPool2D(pool=kl.MaxPooling2D((1, 2)), sign=[1, -1])
     passed, _ = drive(cell, x, batched=False)
     assert passed[:, 0, 0].T.tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 1]]
+
+
+def test_max_pool_of_signed_counts_by_hand():
+    # A: 1 1 −1 −1 0, B: 0 1 0 0 −1. Counts A 1 2 1 0 0, B 0 1 1 1 0.
+    # Largest 1 2 1 1 0 → 1 1 −1 0 −1. Smallest 0 1 1 0 0 → 0 1 0 −1 0.
+    a, b = [1, 1, -1, -1, 0], [0, 1, 0, 0, -1]
+    x = np.array([a, b]).T.reshape(5, 1, 2, 1).repeat(2, axis=-1)
+    cell = LifNeuronCellMaxPool2D(pool=kl.MaxPooling2D((1, 2)), sign=[1, -1])
+    passed, _ = drive(cell, x, batched=False)
+    assert passed[:, 0, 0].T.tolist() == [[1, 1, -1, 0, -1], [0, 1, 0, -1, 0]]
 
 
 def pooled(x, size, stride, padding, largest):
@@ -358,7 +465,8 @@ def test_unknown_encoding():
 
 
 def test_cell_config_round_trip():
-    cell = LifNeuronCell([kl.Dense(2, use_bias=False)], threshold=2.0, tau=5.0, reset="zero", initial_potential=0.25)
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cell))
-    for name in ("threshold", "tau", "reset", "initial_potential", "bias_kind"):
-        assert getattr(again, name) == getattr(cell, name)
+    for options in ({"reset": "zero", "initial_potential": 0.25}, {"signed": True, "max_spikes": 3}):
+        cell = LifNeuronCell([kl.Dense(2, use_bias=False)], threshold=2.0, tau=5.0, **options)
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cell))
+        for name in ("threshold", "tau", "reset", "initial_potential", "signed", "max_spikes", "State", "bias_kind"):
+            assert getattr(again, name) == getattr(cell, name)

@@ -215,6 +215,36 @@ def test_against_rasters(ann, images, encoding):
     assert result.neuron_updates == (neurons + 3) * snn.timesteps
 
 
+@pytest.mark.parametrize("signed, most", [(True, 1), (False, 4), (True, 4)])
+def test_what_is_not_one_binary_spike_is_counted_as_such(ann, images, signed, most):
+    """Against rasters: every spike counts, negative ones are additions, several in a step a multiplication."""
+    snn = convert_ann_to_snn(ann, images, timesteps=8, signed=signed, max_spikes=most)
+    binary = snn_activation_analysis(convert_ann_to_snn(ann, images, timesteps=8), images)
+    result = snn_activation_analysis(snn, images, batch_size=5)
+    rasters = [raster.numpy() for raster in snn.simulate(images, (RASTERS,)).rasters.values()]
+    receivers = [snn.get_layer(name).cell.synapse_layers for name in ("pooled", "second", "third", "scores")]
+    operations = 0.0
+    for statistics, raster, receiver in zip(result.layers, rasters, receivers, strict=True):
+        sent, messages = np.abs(raster).sum(axis=0), (raster != 0).sum(axis=0)
+        assert statistics.spike_count_histogram.tolist() == [np.sum(sent == k) for k in range(8 * most + 1)]
+        assert math.isclose(statistics.negative_mean, (raster < 0).sum() / raster[0].size, rel_tol=1e-9)
+        assert math.isclose(statistics.message_mean, messages.mean(dtype=np.float64), rel_tol=1e-9)
+        assert statistics.saturated_share == np.mean(raster.sum(axis=0) == 8 * most)
+        pooled_next = statistics.name == "first"
+        reached = np.zeros(raster.shape[2:]) if pooled_next else nonzero_jacobian(receiver, raster.shape[2:])
+        expected = float(((sent if most == 1 else messages) * reached).sum(dtype=np.float64)) / len(images)
+        assert math.isclose(statistics.synaptic_operations, expected, rel_tol=1e-12)
+        operations += expected
+    assert (result.negative_spikes_per_neuron > 0) == signed
+    assert (result.messages_per_neuron < result.spikes_per_neuron) == (most > 1)
+    assert math.isclose(result.activation_sparsity, 1 - result.messages_per_neuron / 8, rel_tol=1e-12)
+    if most == 1:
+        assert math.isclose(result.synaptic_operations, operations, rel_tol=1e-12) and result.macs == binary.macs
+    else:
+        assert result.synaptic_operations == 0
+        assert math.isclose(result.macs - binary.macs, operations, rel_tol=1e-9)
+
+
 def test_macs_of_the_ann_by_formula(ann, images):
     result = snn_activation_analysis(convert_ann_to_snn(ann, images, timesteps=2), images)
     # Rows (and columns) of the kernel that lie on the image, over all positions of the output:

@@ -18,7 +18,15 @@ import spiking
 from conversion import convert_ann_to_snn
 from spiking import rate
 from spiking.network.precision import reduce_precision
-from spiking.network.records import FIRST_SPIKE_TIMES, RASTERS, READOUTS, RECORDS, SPIKE_COUNTS
+from spiking.network.records import (
+    FIRST_SPIKE_TIMES,
+    MESSAGES,
+    RASTERS,
+    READOUTS,
+    RECORDS,
+    SPIKE_COUNTS,
+    SPIKES_SENT,
+)
 
 RECORD_SETS = [(SPIKE_COUNTS,), (FIRST_SPIKE_TIMES,), (SPIKE_COUNTS, FIRST_SPIKE_TIMES), (READOUTS,), (RASTERS,)]
 KINDS = ["single", "single_pool", "pool_first"]
@@ -71,7 +79,7 @@ def assert_equal(found, expected):
     np.testing.assert_array_equal(found.output.numpy(), expected.output.numpy())
     if not isinstance(found.readouts, tuple):
         np.testing.assert_array_equal(found.readouts.numpy(), expected.readouts.numpy())
-    for record in (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS):
+    for record in (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, SPIKES_SENT, MESSAGES):
         values, wanted = getattr(found, record), getattr(expected, record)
         assert list(values) in ([], list(wanted))
         for name, value in values.items():
@@ -117,6 +125,33 @@ def test_unequal_batches_do_not_retrace(deep):
 def test_xla(deep):
     compiled = tf.function(deep.snn, jit_compile=True)
     np.testing.assert_array_equal(compiled(tf.constant(deep.images)).numpy(), deep.recorded.output.numpy())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"signed": True}, {"max_spikes": 4}, {"signed": True, "max_spikes": 2}, {"signed": True, "readout_delay": 3}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_negative_and_several_spikes(kind, settings):
+    ann, images = build(kind, "rate"), some_images((6, 6, 2))
+    snn = make_dyadic(convert_ann_to_snn(ann, some_images((6, 6, 2), 40, seed=2), timesteps=STEPS, **settings))
+    if kind != "single":  # some channels are pooled to their smallest count
+        next(layer.cell for layer in snn.hidden_layers if not layer.cell.holds_neurons).sign = (1.0, -1.0, 1.0, -1.0)
+    expected = snn.simulate(images, RECORDS)
+    for record in (*RECORD_SETS, (SPIKES_SENT,), (MESSAGES,), (SPIKE_COUNTS, SPIKES_SENT, MESSAGES), ()):
+        assert_equal(snn.simulate(images, record), expected)
+    assert_equal(snn.simulate(images, training=True), expected)
+    np.testing.assert_array_equal(stock_stack(snn)(images).numpy(), expected.output.numpy())
+    for name, raster in expected.rasters.items():
+        raster = raster.numpy()
+        np.testing.assert_array_equal(expected.spike_counts[name].numpy(), raster.sum(axis=0))
+        np.testing.assert_array_equal(expected.spikes_sent[name].numpy(), np.abs(raster).sum(axis=0))
+        np.testing.assert_array_equal(expected.messages[name].numpy(), (raster != 0).sum(axis=0))
+        first = np.where((raster > 0).any(axis=0), (raster > 0).argmax(axis=0) + 1, 0)
+        np.testing.assert_array_equal(expected.first_spike_times[name].numpy(), first)
+        assert raster.max() == settings.get("max_spikes", 1)
+    assert (raster.min() < 0) == (kind == "pool_first" and "signed" in settings)
 
 
 def coarse(snn):
