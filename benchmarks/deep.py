@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import keras  # noqa: E402  the path and TensorFlow's log level come first
 import numpy as np  # noqa: E402
+import signed  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
@@ -64,11 +65,6 @@ class Mirrored:
             yield np.where(mirror[:, None, None, None], self.images[chosen, :, ::-1], self.images[chosen])
 
 
-def low_latency(steps: int) -> dict:
-    """What was recommended for few time steps before the default did the same by the depth."""
-    return {"initial_potential": 0.5, "readout_delay": steps // 2}
-
-
 # Recipe: settings of the conversion, given the number of time steps.
 RECIPES = {
     "default": lambda steps: {},
@@ -83,9 +79,9 @@ RECIPES = {
     "output, mirrored": lambda steps: {"correction": "output"},
     "output, second draw": lambda steps: {"correction": "output"},
     "output, third draw": lambda steps: {"correction": "output"},
-    "low latency": low_latency,
-    "low latency, bfloat16": low_latency,
-    "low latency, mse": lambda steps: {**low_latency(steps), "normalisation": "mse"},
+    "low latency": rate.low_latency,
+    "low latency, bfloat16": rate.low_latency,
+    "low latency, mse": lambda steps: {**rate.low_latency(steps), "normalisation": "mse"},
 }
 # Recipe: its calibration images, out of the training images; by default the first.
 CALIBRATED_ON = {
@@ -337,6 +333,7 @@ def page(lines: list[dict]) -> str:
                 text += [*first_findings(row["diagnosis"]), "```"]
     if COST.exists():
         text += cost_table(json.loads(COST.read_text()))
+    text += signed.section()
     return "\n".join(text) + "\n"
 
 

@@ -12,7 +12,14 @@ from keras import layers as kl
 from spiking import get_encoding
 from spiking.network.inputs import ConstantCurrent, PoissonSpikes
 from spiking.network.layers import SpikingRNN
-from spiking.rate import IntegratorNeuronCell, LifNeuronCell, LifNeuronCellConv2D, LifNeuronCellMaxPool2D, classic
+from spiking.rate import (
+    IntegratorNeuronCell,
+    LifNeuronCell,
+    LifNeuronCellConv2D,
+    LifNeuronCellMaxPool2D,
+    classic,
+    low_latency,
+)
 
 HALF = 1 / math.log(2)  # τ for which the leak α = exp(−1/τ) is 1/2
 
@@ -457,6 +464,13 @@ def test_the_read_out_of_deep_networks_ignores_the_first_steps(timesteps, depth,
 def test_classic_settings_are_those_of_the_paper():
     code = get_encoding("rate").configured(100, **classic()).at_depth(14)
     assert (code.initial_potential, code.readout_delay, code.threshold) == (0.0, 0, 1.0)
+
+
+def test_low_latency_depends_on_what_the_hardware_can():
+    code = get_encoding("rate").configured(8, **low_latency(8)).at_depth(14)
+    assert (code.initial_potential, code.readout_delay, code.spike_range) == (0.5, 4, (0, 1))
+    code = get_encoding("rate").configured(8, **low_latency(8, signed=True, max_spikes=4)).at_depth(14)
+    assert (code.initial_potential, code.readout_delay, code.spike_range) == (0.5, 0, (-1, 4))
 
 
 def test_unknown_encoding():
