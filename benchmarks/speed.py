@@ -3,8 +3,8 @@
     python benchmarks/speed.py            # what is missing in docs/performance.json, then the page
     python benchmarks/speed.py --again    # everything anew
     python benchmarks/speed.py --page     # only the page, from what there is
-    python benchmarks/speed.py --parts conversion_before --again    # version 0.1, checked out beside this folder:
-                                                                    # git worktree add ../v0.1 294fd50
+    python benchmarks/speed.py --parts conversion_before job_before --again    # version 0.1, checked out beside this
+                                                                    # folder: git worktree add ../v0.1 294fd50
 
 Speed is a ratio to the ANN's own forward pass (`tf.function` of the ANN, jit off) on the same images, batch and core,
 in CPU seconds of one process that is pinned to one core with one thread; runs interleaved, medians. Memory is the peak
@@ -337,18 +337,33 @@ def measure_cores(number: str) -> dict:
     return {"cores": len(cores), **speeds}
 
 
-def measure_job() -> dict:
-    """Wall seconds and peak MiB of the main job, `python experiment.py`, in an empty folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        job = subprocess.Popen(
-            [sys.executable, ROOT / "experiment.py"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+def measure_job(checkout: str = str(ROOT)) -> dict:
+    """The main job, `python experiment.py`, in an empty folder: wall and CPU seconds, peak MiB, lines of warnings on
+    stderr, other programs that want the cores (load), and accuracies in percent and time steps of each encoding."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+        start, before = time.perf_counter(), os.getloadavg()[0]
+        command = [sys.executable, Path(checkout) / "experiment.py"]
+        job = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=said)
         _, status, usage = os.wait4(job.pid, 0)
-    if status:
-        raise RuntimeError(f"The main job failed with status {status}.")
-    wall, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
-    return {"wall": wall, "cpu": cpu, "mib": usage.ru_maxrss / 1024, "cores": len(os.sched_getaffinity(0))}
+        wall, load = time.perf_counter() - start, (before + os.getloadavg()[0]) / 2
+        said.seek(0)
+        lines = said.read().splitlines()
+        if status:
+            raise RuntimeError(f"The main job failed with status {status}: {lines[-1:]}")
+        (path,) = (found for found in Path(folder, "experiments").glob("*/metrics.json"))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        "wall": wall,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "mib": usage.ru_maxrss / 1024,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": load,
+        "warnings": sum("warn" in line.lower() or "retracing" in line for line in lines),
+        "encodings": {
+            name: [100 * found["ann/eval/test"], 100 * found["snn/eval/test"], found["experiment/timesteps"]]
+            for name, found in metrics.items()
+        },
+    }
 
 
 MEASURES = {
@@ -364,7 +379,9 @@ MEASURES = {
     "start": measure_start,
     "cores": measure_cores,
     "job": measure_job,
+    "job_before": measure_job,
 }
+BEFORE = os.environ.get("SPIKING_BEFORE", str(ROOT.parent / "v0.1"))  # where version 0.1 is checked out
 # Part: the calls of its measure, each in a fresh process. Trains the networks first, so that no part has to.
 PARTS = {
     "speed": [(network,) for network in NETWORKS],
@@ -376,14 +393,15 @@ PARTS = {
     "images": [(str(number),) for number in (100, 1000, 10000, 50000)],
     "full_size": [(encoding,) for encoding in ENCODINGS],
     "conversion": [(name, work) for name in CONVERTED for work in ("predict", "convert")],
-    "conversion_before": [(name, "convert", str(ROOT.parent / "v0.1")) for name in CONVERTED],
+    "conversion_before": [(name, "convert", BEFORE) for name in CONVERTED],
     "start": [()],
     "cores": [("1",), ("2",)],
     "job": [()],
+    "job_before": [(BEFORE,)],
 }
 
 
-DEFAULT_PARTS = [part for part in PARTS if part != "conversion_before"]  # which needs another checkout
+DEFAULT_PARTS = [part for part in PARTS if not part.endswith("_before")]  # which need another checkout
 
 
 def in_fresh_process(part: str, *arguments: str):

@@ -53,6 +53,13 @@ def test_guides(page, count, tmp_path, monkeypatch):
     run_blocks(page, count)
 
 
+def test_the_tests_that_a_page_names_exist():
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (DOCS / "RIGHT_OR_REFUSED.md").read_text(encoding="utf-8"))
+    assert len(named) > 60
+    for file, test in named:
+        assert f"def {test}(" in (DOCS.parent / "tests" / file).read_text(encoding="utf-8"), test
+
+
 def test_the_site_is_built_without_a_warning(tmp_path):
     """Links, anchors, the navigation and every docstring of the reference."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
