@@ -902,6 +902,10 @@ def cache_key():
 # ---------------------------------------------------------------------------------------------------------------------
 # The page
 
+HEAD = """What version 0.1 (commit 294fd50) got wrong without a word, or refused though right, beside what happens now, and
+the tests that hold it. Made by `python benchmarks/right_or_refused.py`; long messages are cut. Off by: the SNN's largest
+difference from the ANN, relative to the largest score, at 64 or 256 levels, so that rounding is up to a percent."""
+
 ELSEWHERE = """## Shown elsewhere
 
 - The advice of the diagnosis that harmed (`ttfs_dyn_thresh`, T = 60: "about 567 time steps"): docs/DIAGNOSIS.md, where
@@ -926,11 +930,7 @@ def places(test: str) -> list[str]:
 
 def page(results: dict) -> str:
     """docs/RIGHT_OR_REFUSED.md."""
-    lines = ["# Right or refused", "",
-             "What version 0.1 (commit 294fd50) got wrong without a word, or refused though right, beside what happens now, "
-             "and the tests that hold it. Made by `python benchmarks/right_or_refused.py`; long messages are cut. Off by: "
-             "the SNN's largest difference from the ANN, relative to the largest score, at 64 or 256 levels, so that "
-             "rounding is up to a percent.", ""]  # fmt: skip
+    lines = ["# Right or refused", "", HEAD, ""]
     for kind in dict.fromkeys(kind for kind, *_ in ATTEMPTS.values()):
         lines += [f"## {kind}", "", "| tried, and what is right | 0.1 | today | test |", "| --- | --- | --- | --- |"]
         for name, (own, what, tests, _) in ATTEMPTS.items():
