@@ -902,9 +902,10 @@ def cache_key():
 # ---------------------------------------------------------------------------------------------------------------------
 # The page
 
-HEAD = """What version 0.1 (commit 294fd50) got wrong without a word, or refused though right, beside what happens now, and
-the tests that hold it. Made by `python benchmarks/right_or_refused.py`; long messages are cut. Off by: the SNN's largest
-difference from the ANN, relative to the largest score, at 64 or 256 levels, so that rounding is up to a percent."""
+HEAD = """What version 0.1 (commit 294fd50) got wrong without a word, or refused though right, beside what happens now,
+and the tests that hold it. Made by `python benchmarks/right_or_refused.py`; long messages are cut. Off by: the SNN's
+largest difference from the ANN, relative to the largest score, at 64 or 256 levels, so that rounding is up to a
+percent."""
 
 ELSEWHERE = """## Shown elsewhere
 
