@@ -160,8 +160,8 @@ def _calibrated(graph: FoldedGraph, calibration, code: Encoding, correction, cho
 def _check_correction(code: Encoding, correction: str | None, calibration) -> None:
     if correction and code.rounding_levels is None:
         raise ValueError(
-            "A correction is for neurons that round to the nearest level: encoding='ttfs_exact', or 'rate' with "
-            f"initial_potential=0.5. Received: correction={correction!r} with encoding={code.name!r}"
+            "A correction is for neurons that round to the nearest level: encoding='ttfs_exact', 'radix', or 'rate' "
+            f"with initial_potential=0.5. Received: correction={correction!r} with encoding={code.name!r}"
         )
     if correction and isinstance(calibration, Iterator):
         raise ValueError(

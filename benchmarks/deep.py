@@ -49,6 +49,7 @@ COSTS = {"percentile": {}, "percentile per channel": {"per_channel": True}, "mse
          "per_channel": True, "levels": 16}}  # fmt: skip
 ANALYSED_IMAGES = 500  # for spikes, operations, energy and diagnosis, which hardly vary
 BATCH = 250
+CLOSED = ("ttfs_exact", "radix")  # one forward pass, however many time steps
 DIAGNOSED = ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")  # at chance or near it: a thousand images show it
 LEVELS = 8  # of the network trained with rounded activations
 
@@ -90,6 +91,7 @@ CALIBRATED_ON = {
     "output, third draw": lambda images: images[2 * CALIBRATION_IMAGES :][:CALIBRATION_IMAGES],
 }
 REDUCED = {"low latency, bfloat16": "bfloat16"}  # recipe -> dtype of the synapses between hidden layers
+DIGITS = [("radix", "default", digits) for digits in (6, 5, 4, 8)]
 # (encoding, recipe, time steps)
 RUNS = [
     *(
@@ -105,11 +107,14 @@ RUNS = [
     ("rate", "low latency, mse", 64),
     ("rate", "low latency, bfloat16", 32),
     *((encoding, recipe, 120) for recipe in ("default", "classic, single spikes") for encoding in DIAGNOSED),
+    *DIGITS,
 ]
 RUNS_QUANTISED = [
     *(("ttfs_exact", "default", steps) for steps in (LEVELS, 4 * LEVELS)),
     *(("rate", "low latency", steps) for steps in (LEVELS, 4 * LEVELS)),
 ]
+# Where networks lie: in the repository, or beside it (trained elsewhere).
+FOLDERS = (ROOT / "benchmarks" / "models", ROOT.parent / "shared" / "models")
 # File name: (title, runs).
 NETWORKS = {
     "vgg16_slim_cifar10": ("VGG-16, quarter width, max pooling, BatchNorm before the activation", RUNS),
@@ -118,11 +123,16 @@ NETWORKS = {
         [run for run in RUNS if "draw" not in run[1]],
     ),
     "quantised_cifar10": (f"a small VGG, trained with activations of {LEVELS} levels", RUNS_QUANTISED),
+    "resnet20_cifar10": (
+        "ResNet-20, identity and projection shortcuts",
+        [*DIGITS, *(("ttfs_exact", "default", steps) for steps in (64, 32, 16))],
+    ),
 }
 
 
 # (encoding, time steps): the loss in points that a recipe is to stay within.
 AIMS = {("ttfs_exact", 64): 0.1, ("ttfs_exact", 32): 0.15, ("ttfs_exact", 16): 0.3, ("ttfs_exact", 8): 1.0}
+AIMS |= {("radix", 6): 0.1}
 AIMS |= {("rate", 128): 0.2, ("rate", 64): 0.6, ("rate", 32): 1.5}
 
 
@@ -135,6 +145,7 @@ DRAWN = {
     ("ttfs_exact", "default"): "C2*-",
     ("ttfs_exact", "output"): "C3^--",
     ("ttfs_exact", "shifts"): "C4v:",
+    ("radix", "default"): "C9h-",
     ("ttfs", "default"): "C5P",
     ("ttfs_dyn_thresh", "default"): "C6D",
     ("ttfs_clamped", "default"): "C7+",
@@ -163,6 +174,19 @@ def rounding_ties(ann, snn, images) -> float:
     return float(np.mean(np.concatenate(apart)))
 
 
+def forward_ratio(ann, snn, images, batches: int = 20) -> float:
+    """Seconds of the SNN over seconds of the ANN, batch by batch in turn, both as a `tf.function`; the median."""
+    forward, ratios = tf.function(ann), []
+    for start in range(0, batches * BATCH, BATCH):
+        batch, seconds = tf.constant(images[start : start + BATCH]), []
+        for run in (lambda x: snn.simulate(x).output, forward):
+            before = time.perf_counter()
+            run(batch).numpy()
+            seconds.append(time.perf_counter() - before)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
+
+
 def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> dict:
     """One line of the results: converts and evaluates on the first test images."""
     x, y = data.x_test[:images], data.y_test[:images]
@@ -189,12 +213,19 @@ def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> d
         "synaptic_operations": analysis.synaptic_operations,
         "ann_macs": analysis.ann_macs,
         "energy_ratio": analysis.snn_energy / analysis.ann_energy,
+        "latency": snn.timesteps,
+        "forward_ratio": forward_ratio(ann, snn, x) if encoding in CLOSED else None,
         "conversion_seconds": converted - started,
         "evaluation_seconds": finished - converted,
         "ties": rounding_ties(ann, snn, x[:100]) if encoding == "ttfs_exact" and steps in levels else None,
         "diagnosis": str(diagnose(ann, snn, x[:100])) if encoding in DIAGNOSED else None,
         "keras": keras.__version__,
     }
+
+
+def time_ratio(row: dict) -> str:
+    """Of a closed form, where it was measured."""
+    return f"{row['forward_ratio']:.2f}" if row.get("forward_ratio") else ""
 
 
 def cost() -> dict:
@@ -310,14 +341,15 @@ def page(lines: list[dict]) -> str:
         full = max(rows, key=lambda row: row["images"])
         text += ["", f"## {network}: {title}", "", f"ANN: {full['ann']:.2%} on {full['images']} images.", ""]
         text += [
-            "| code | recipe | T or N | images | loss | aim | same class | spikes a neuron | at most | operations | "
-            "energy/ANN |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| code | recipe | T, N or K | steps in all | images | loss | aim | same class | spikes a neuron "
+            "| at most | operations | energy/ANN | time/ANN |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         text += [
-            f"| {row['encoding']} | {row['recipe']} | {row['timesteps']} | {row['images']} | "
-            f"{loss(row)} | {aim(network, row)} | {row['same_class']:.2%} | {row['spikes_per_neuron']:.2f} | "
-            f"{row['most_spikes']} | {row['synaptic_operations'] / 1e6:.1f} M | {row['energy_ratio']:.2f} |"
+            f"| {row['encoding']} | {row['recipe']} | {row['timesteps']} | {row.get('latency', '')} "
+            f"| {row['images']} | {loss(row)} | {aim(network, row)} | {row['same_class']:.2%} "
+            f"| {row['spikes_per_neuron']:.2f} | {row['most_spikes']} | {row['synaptic_operations'] / 1e6:.1f} M "
+            f"| {row['energy_ratio']:.2f} | {time_ratio(row)} |"
             for row in sorted(rows, key=lambda row: (row["encoding"], row["recipe"], row["timesteps"]))
         ]
         told = {}  # diagnosis: the code it was told of
@@ -353,7 +385,7 @@ def picture(lines: list[dict]) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xscale("log", base=2)
         axes.set_yscale("symlog", linthresh=1)
-        axes.set_xlabel("time steps T, or steps of a window N")
+        axes.set_xlabel("time steps T, or of a window N, K")
         axes.set_title(network, fontsize=10)
     panels[0].set_ylabel("loss of accuracy (points)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -374,7 +406,8 @@ def main() -> None:
     data = None if idle else load_dataset("cifar10")
     done = {(line["network"], line["encoding"], line["recipe"], line["timesteps"]) for line in read_results()}
     for network in [] if idle else args.networks:
-        ann = keras.models.load_model(ROOT / "benchmarks" / "models" / f"{network}.keras", compile=False)
+        (path, *_) = [path for path in (folder / f"{network}.keras" for folder in FOLDERS) if path.exists()]
+        ann = keras.models.load_model(path, compile=False)
         for encoding, recipe, steps in NETWORKS[network][1]:
             if (network, encoding, recipe, steps) in done or encoding not in args.encodings or steps > args.most_steps:
                 continue

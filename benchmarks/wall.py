@@ -47,8 +47,8 @@ BOUNDS = {
     "folding float32": (1e-5, "largest difference of the folded network's scores from the ANN's, relative to the "
                         "largest score; without and with the last activation"),
     "folding float64": (1e-10, "the same in float64, without the last activation"),
-    "closed form": (1e-5, "`ttfs_exact`, random weights: given the same input spikes, the largest distance from the "
-                    "threshold, in units of θ, at which the clock-driven cells and the closed form differ"),
+    "closed form": (1e-5, "codes in windows, random weights: given the same input spikes, the largest distance from "
+                    "the threshold, in units of θ, at which the clock-driven cells and the closed form differ"),
     "closed form dyadic": (0, "`ttfs_exact`, dyadic weights: spike times by which the stock Keras stack and the "
                            "closed form differ"),
     "stock stack": (0, "dyadic weights: spikes, of all neurons and time steps, by which the stock Keras stack and "
@@ -68,18 +68,20 @@ EXPLANATIONS = {
     "TF_ENABLE_ONEDNN_OPTS=0 the same check passes, with no difference at all",
 }
 
-# Time steps and thresholds that keep all layers busy; ttfs_exact has a window of so many steps for each layer.
+# Time steps and thresholds that keep all layers busy; codes with windows have one of so many steps for each layer.
 SETTINGS = {
     "rate": {"timesteps": 16},
     "ttfs": {"timesteps": 16, "threshold": 1.0},
     "ttfs_dyn_thresh": {"timesteps": 16, "threshold": 1.0},
     "ttfs_clamped": {"timesteps": 16, "threshold": 1.0},
     "ttfs_exact": {"timesteps": 4},
+    "radix": {"timesteps": 3},
 }
 # Every third network gets its input as spikes, in codes that know them.
 SPIKE_INPUT = {
     "rate": {"input_coding": "poisson", "max_rate": 0.5, "seed": 3},
     "ttfs_exact": {"input_coding": "spikes"},
+    "radix": {"input_coding": "spikes"},
 }
 
 
@@ -143,21 +145,20 @@ def check_graph_folding(network: RandomGraph) -> dict[str, float]:
     }
 
 
-def check_closed_form(network: RandomNetwork) -> dict[str, float]:
-    """`ttfs_exact` on random weights, layer by layer: the stock Keras layer on the closed form's input spikes."""
-    snn = convert_ann_to_snn(network.ann, network.images, EXACT, **SETTINGS[EXACT])
-    times = snn.simulate(network.images, (FIRST_SPIKE_TIMES,)).first_spike_times
+def check_closed_form(network: RandomNetwork, encoding: str = EXACT) -> dict[str, float]:
+    """A code in windows on random weights, layer by layer: the stock Keras layer on the closed form's input spikes."""
+    snn = convert_ann_to_snn(network.ann, network.images, encoding, **SETTINGS[encoding])
+    rasters = snn.simulate(network.images, (RASTERS,)).rasters
     (name,) = snn.plan.inputs
-    source, steps = snn.get_layer(name), snn.timesteps
+    source = snn.get_layer(name)
     x, levels = source(network.images), source.levels(source.preprocess(network.images))
     largest = 0.0
     for layer in snn.hidden_layers:
-        cell, expected = layer.cell, times[layer.name].numpy()
-        differ = first_times(np.moveaxis(np.asarray(layer(x)), 1, 0)) != expected
+        cell, expected = layer.cell, np.moveaxis(rasters[layer.name].numpy(), 0, 1)
+        differ = np.any(np.asarray(layer(x)) != expected, axis=1)
         if np.any(differ):
             largest = max(largest, float(distance_from_threshold(cell, levels)[differ].max()))
-        levels = cell.levels(levels)
-        x = np.stack([expected == step for step in range(1, steps + 1)], axis=1).astype(np.float32)
+        levels, x = cell.levels(levels), expected
     return {"closed form": largest}
 
 
@@ -178,10 +179,10 @@ def first_times(raster: np.ndarray) -> np.ndarray:
     return np.where(raster.any(axis=0), raster.argmax(axis=0) + 1, 0)
 
 
-def dyadic_snn(network, encoding: str):
-    """The spiking network of a dyadic ANN: scales and floors are dyadic, so nothing rounds."""
+def dyadic_snn(network, encoding: str, **settings):
+    """The spiking network of a dyadic ANN: scales and floors are dyadic, so nothing rounds; `settings` of the code."""
     own = SPIKE_INPUT.get(encoding, {}) if network.seed % 3 == 0 else {}
-    code = spiking.get_encoding(encoding).configured(**SETTINGS.get(encoding, {"timesteps": 16}), **own)
+    code = spiking.get_encoding(encoding).configured(**(settings or SETTINGS.get(encoding, {"timesteps": 16})), **own)
     graph = read(network.ann)
     calibration = calibrate(graph, network.images, "max", per_channel=network.seed % 2 == 0)
     for name, layer in calibration.layers.items():
@@ -224,7 +225,7 @@ def check_code(network, encoding: str, save: bool = True) -> dict[str, float]:
             int(np.sum(simulation.rasters[name] != raster)) for name, raster in rasters.items()
         )
     measured["stock scores"] = worst_of(simulation.output, scores)
-    if encoding != "rate":
+    if spiking.ENCODINGS[encoding].tells_by == "time":
         measured["spikes per neuron"] = float(max(raster.sum(axis=0).max() for raster in rasters.values()))
     if save:
         measured["saved and loaded"] = saved_and_loaded(snn, network.images, simulation.output)

@@ -5,8 +5,8 @@ A neuron that can express the levels 0, 1, …, N, with N standing for the activ
     y = λ/N · clip(⌊xN/λ + ½⌋, 0, N)
 
 (Bu, Fang, Ding, Dai, Yu & Huang 2022, Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural
-networks, eq. 10, the quantised clip-floor-shift activation). `ttfs_exact` computes it exactly with N time steps, `rate`
-with V(0) = θ/2 nearly.
+networks, eq. 10, the quantised clip-floor-shift activation). `ttfs_exact` computes it exactly with N time steps,
+`radix` with K for N = 2^K − 1, `rate` with V(0) = θ/2 nearly.
 """
 
 import keras

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from spiking.registry import ALIASES, ENCODINGS
+
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {"ann_training", "conversion", "experiment", "optimization", "plotting"}
 # module -> modules of this project it may import when it is imported
@@ -26,10 +28,10 @@ ONLY_FROM_SPIKING = {
 # What may be imported when a function is called: slow to load, or not always installed. Nothing of this project but
 # plotting, which loads matplotlib.
 MAY_IMPORT_LATER = {"plotting", "matplotlib", "nir", "optuna", "tensorboard", "pandas"}
-ENCODING_MODULES = {"rate", "ttfs", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
+ENCODING_MODULES = {type(code).__module__.removeprefix("spiking.") for code in ENCODINGS.values()}
 # ttfs_clamped is ttfs with another ANN activation, ttfs_dynthresh is ttfs with another threshold
 MAY_IMPORT_ENCODINGS = {"ttfs_clamped": {"ttfs"}, "ttfs_dynthresh": {"ttfs"}}
-ENCODING_NAMES = {"rate", "ttfs", "ttfs_dyn_thresh", "ttfs_dynthresh", "ttfs_clamped", "ttfs_exact"}
+ENCODING_NAMES = {*ENCODINGS, *ALIASES}
 
 SPIKING = sorted((ROOT / "spiking").rglob("*.py"))
 OUTSIDE = [path for path in sorted(ROOT.glob("*.py")) if path.stem in TOP_LEVEL]

@@ -31,8 +31,10 @@ from conversion import CONVERTERS, ConversionError, convert_ann_to_snn, read
 from spiking.folding.converters import AUGMENTATION
 from spiking.network.records import RASTERS, READOUTS
 from spiking.quantisation import QuantisedReLU
+from spiking.windows import WindowEncoding
 
 SEEDS = range(40)
+IN_WINDOWS = [name for name, code in spiking.ENCODINGS.items() if isinstance(code, WindowEncoding)]
 GRAPHS = range(12)
 # Layer types that chains do not draw: graphs do, or the tests named.
 ELSEWHERE = {
@@ -92,9 +94,9 @@ def test_the_difficult_orders_come_up(drafts):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_weights(seed):
-    """Folding in float32 and float64; closed form and clock, given the same input spikes."""
+    """Folding in float32 and float64; closed form and clock given the same input spikes, a code in windows in turn."""
     network = random_network(seed)
-    measured = check_folding(network) | check_closed_form(network)
+    measured = check_folding(network) | check_closed_form(network, IN_WINDOWS[seed % len(IN_WINDOWS)])
     assert {"folding float32", "closed form"} <= measured.keys()
     assert_within_bounds(network, measured)
 
@@ -107,7 +109,7 @@ def test_dyadic_weights(seed):
     for encoding in (EXACT, clocked[seed % len(clocked)]):
         save = encoding != EXACT or seed % 4 == 0
         measured = check_code(network, encoding, save)
-        assert ("spikes per neuron" in measured) == (encoding != "rate")
+        assert ("spikes per neuron" in measured) == (spiking.ENCODINGS[encoding].tells_by == "time")
         assert ("saved and loaded" in measured) == save
         assert_within_bounds(network, measured)
 
@@ -337,5 +339,6 @@ def test_a_relu_threshold_only_where_neurons_can_stay_silent(encoding):
         return
     with pytest.raises(ConversionError) as refusal:
         convert_ann_to_snn(ann, images, encoding)
-    for part in ("'a'", "threshold=0.5", repr(encoding), "Take an encoding out of ['ttfs_clamped', 'ttfs_exact']"):
+    able = "Take an encoding out of ['ttfs_clamped', 'radix', 'ttfs_exact']"
+    for part in ("'a'", "threshold=0.5", repr(encoding), able):
         assert part in str(refusal.value)

@@ -103,6 +103,10 @@ class Conversion:
         """The number of steps for which θ would be the code's own."""
         return math.ceil(self.settings["timesteps"] * self.settings["threshold"] / self.own["threshold"])
 
+    def finer(self, factor: float) -> int:
+        """The number of steps with which neurons can express so many times as many activities."""
+        return self.code.configured(self.settings["timesteps"]).finer(factor)
+
     def back_to_own(self, *names: str) -> dict[str, Any]:
         """Those of these settings that are not the code's own, with the value they should have."""
         own = self.own
@@ -178,7 +182,7 @@ def _resolution(layer: LayerErrors, conversion: Conversion) -> Finding:
     if cause == THRESHOLD:
         advice = f"Lower threshold={threshold:g} towards {own['threshold']:g}, or take more steps than {timesteps}."
         return Finding(layer.name, THRESHOLD, severity, evidence, advice, {"threshold": own["threshold"]})
-    needed = max(math.ceil(timesteps * severity / LIMIT), code.timesteps)
+    needed = max(conversion.finer(severity / LIMIT), code.timesteps)
     return Finding(layer.name, TIMESTEPS, severity, evidence, f"Take about {needed} time steps.", {"timesteps": needed})
 
 
@@ -209,7 +213,7 @@ def _arrival(layer: LayerErrors, conversion: Conversion) -> Finding:
         changes = EXACT
     elif not advice:
         changes = conversion.back_to_own("initial_potential", "readout_delay")
-        changes = changes or {"timesteps": 2 * settings["timesteps"]}
+        changes = changes or {"timesteps": conversion.finer(2)}
         advice.append(_said(changes))
     return Finding(
         layer.name, ARRIVAL, layer.arrival,
@@ -242,7 +246,7 @@ def _accumulated(layers: Sequence[LayerErrors], conversion: Conversion) -> Findi
         remedy, changes = "raise norm_percentile", {"norm_percentile": 99.99}
     else:
         changes = conversion.back_to_own("initial_potential", "readout_delay")
-        changes |= {} if changes else {"timesteps": 2 * conversion.settings["timesteps"]}
+        changes |= {} if changes else {"timesteps": conversion.finer(2)}
         remedy = f"take more than {conversion.settings['timesteps']} time steps"
         remedy = _said(changes).lower().rstrip(".") if "timesteps" not in changes else remedy
     return Finding(

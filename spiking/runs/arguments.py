@@ -100,7 +100,7 @@ def check_rounding(arguments: Mapping[str, Any], settings: Mapping[str, Mapping[
     for argument, value in (("correction", correction), ("training_levels", levels)):
         if value and not any(rounds(encoding, each) for encoding, each in settings.items()):
             raise ValueError(
-                f"{argument} is for encodings that round to the nearest level: 'ttfs_exact', or 'rate' with "
+                f"{argument} is for encodings that round to the nearest level: 'ttfs_exact', 'radix', or 'rate' with "
                 f"encoding_options={{'initial_potential': 0.5}}. Received: {argument}={value!r} with "
                 f"encoding={list(settings)}"
             )

@@ -19,17 +19,19 @@ from keras import layers as kl
 import spiking
 from conversion import conversion_report, convert_ann_to_snn
 from spiking.network.records import FIRST_SPIKE_TIMES, RASTERS, READOUTS, RECORDS, SPIKE_COUNTS
+from spiking.windows import WindowEncoding
 
 ROOT = Path(__file__).parents[2]
 ENCODINGS = list(spiking.ENCODINGS)
-# ttfs_exact has a closed form of its own; the others are stepped by the clock.
-CLOCKED = [name for name in ENCODINGS if name != "ttfs_exact"]
+# Codes in windows have a closed form; the others are stepped by the clock.
+CLOCKED = [name for name, code in spiking.ENCODINGS.items() if not isinstance(code, WindowEncoding)]
 KINDS = ["dense", "conv", "max_pool", "same", "avg_pool"]
 # Small times and thresholds, so that all layers are busy; a code that is not named here takes T = 16 and its own θ.
 SETTINGS = {
     "ttfs": {"timesteps": 24, "threshold": 2.0},
     "ttfs_dyn_thresh": {"timesteps": 24, "threshold": 2.0},
     "ttfs_clamped": {"timesteps": 24, "threshold": 2.0},
+    "radix": {"timesteps": 4},
 }
 # Further settings of the codes, each tried on one network.
 VARIANTS = [
@@ -40,6 +42,8 @@ VARIANTS = [
     ("rate", {"signed": True}),
     ("rate", {"max_spikes": 4}),
     ("rate", {"signed": True, "max_spikes": 2, "readout_delay": 3}),
+    ("ttfs_exact", {"input_coding": "spikes"}),
+    ("radix", {"input_coding": "spikes", "threshold": 0.5}),
 ]
 
 
@@ -251,6 +255,7 @@ def test_shapes_of_records(net):
         (recorded.rasters, (steps, images)),
         (recorded.spike_counts, (images,)),
         (recorded.first_spike_times, (images,)),
+        (recorded.activities, (images,)),
     ):
         assert {name: each.shape for name, each in values.items()} == {n: leading + s for n, s in shapes.items()}
         assert list(values) == list(shapes)
