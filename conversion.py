@@ -238,7 +238,8 @@ def ann_and_snn_activations_per_layer(ann, snn: SpikingModel, images) -> dict[st
 
 
 def snn_activation_analysis(
-    snn: SpikingModel, images, labels=None, batch_size: int = BATCH_SIZE, ann=None
+    snn: SpikingModel, images, labels=None, batch_size: int = BATCH_SIZE, ann=None, hardware: str = "45nm_float32",
+    neuron_updates: bool = False,
 ) -> Analysis:
     """Spikes, first spike times, operations, energy and, with labels, accuracy, in one pass over the images.
 
@@ -248,9 +249,11 @@ def snn_activation_analysis(
         labels: as `labelled_batches` takes them; None for none, or if `images` brings them.
         batch_size: of arrays.
         ann: the ANN it came from, for its effective MACs; None to leave them out.
+        hardware: whose operations the energies are of, a name of `spiking.analysis.energy.HARDWARE`.
+        neuron_updates: whether the SNN's energy holds the updates of its neurons, too.
     """
     batches = labelled_batches(snn, images, labels, batch_size, required=False)
-    return analyse(snn, batches, None if ann is None else read(ann))
+    return analyse(snn, batches, None if ann is None else read(ann), hardware, neuron_updates)
 
 
 def diagnose(ann, snn: SpikingModel, images, labels=None, batch_size: int = BATCH_SIZE) -> Diagnosis:

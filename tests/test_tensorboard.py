@@ -259,10 +259,11 @@ def test_texts(run, server, encoding):
             text = text.replace(sign, name)
         return re.sub(r"['\"\s]", "", text)
 
-    tags = {"snn/conversion_report", "snn/diagnosis", "snn/layers"}
+    tags = {"snn/conversion_report", "snn/diagnosis", "snn/energy_assumptions", "snn/layers"}
     assert set(server.get("text/tags")[route["run"]]) == tags
     assert words("snn/conversion_report") == plain(conversion_report(result.snn))
     assert words("snn/diagnosis") == plain(str(result.diagnosis))
+    assert words("snn/energy_assumptions").startswith("Energyon45nm_float32")
     assert [words("snn/layers").index(name) for name in HIDDEN]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from spiking.analysis.accuracy import Scores
+from spiking.analysis.energy import DEFAULT, hardware_of
 from spiking.analysis.operations import EffectiveMacs, connections, edges, fan_out, fan_outs, sends_analog
 from spiking.analysis.tasks import task_of
 from spiking.folding.graph import FoldedGraph
@@ -21,11 +22,8 @@ from spiking.network.model import SpikingModel
 from spiking.network.records import ACTIVITIES, FIRST_SPIKE_TIMES, MESSAGES, READOUTS, SPIKE_COUNTS, SPIKES_SENT
 from spiking.shown import Shown, or_dash, plain_numbers
 
-# Joule, 32-bit floating point, 45 nm CMOS at 0.9 V: a multiplication 3.7 pJ, an addition 0.9 pJ.
-# Horowitz (2014), Computing's energy problem (and what we can do about it), ISSCC, fig. 1.1.9.
-ENERGY_PER_MAC = 4.6e-12
-ENERGY_PER_AC = 0.9e-12
 COUNTED = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, ACTIVITIES, SPIKES_SENT, MESSAGES)  # as `SpikeCounter` takes them
+
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -82,14 +80,16 @@ class Analysis(Shown):
         macs: MACs of the SNN: those of an analog input (pixels that are 0 skipped; once, since the current is
             constant or a single event), those of second kernels in one synapse, in every time step, and of neurons
             that send several spikes a step, Σ messages × fan-out.
-        neuron_updates: neurons × time steps, the read-out's included: what a simulation by the clock does. Not part of
-            the energy. NeuroBench's membrane updates leave out those that change nothing, so they are fewer.
+        neuron_updates: neurons × time steps, the read-out's included: what a simulation by the clock does. In the
+            energy only if asked for. NeuroBench leaves out updates that change nothing, so counts fewer.
         ann_macs: MACs of the ANN, dense: every activation and every weight.
         connection_sparsity: zero weights / weights, kernels only.
         activation_sparsity: share of (neuron, time step, image) without a spike. It rises with T by itself, so read
             it beside `spikes_per_neuron`.
         footprint: bytes of the weights and of the state of all cells for one image.
-        ann_energy, snn_energy: joule per image, of MACs and ACs alone.
+        ann_energy, snn_energy: joule per image, of MACs and ACs, and of the SNN's neuron updates if `updates_counted`.
+        hardware: whose figures these are, see `spiking.analysis.energy.HARDWARE`.
+        updates_counted: whether `snn_energy` holds the neuron updates.
         accuracy: share of images classified rightly, in [0, 1]; None without labels, with labels that are numbers,
             and for several outputs (see `snn_accuracy`).
         accuracy_per_timestep: the same had the simulation ended at each step, shape `(timesteps,)`; None without
@@ -119,6 +119,8 @@ class Analysis(Shown):
     ann_effective_macs: float | None = None
     negative_spikes_per_neuron: float = 0.0
     messages_per_neuron: float = math.nan
+    hardware: str = DEFAULT
+    updates_counted: bool = False
 
     def heading(self) -> str:
         """Accuracy, spikes, operations and energy, with their units."""
@@ -298,7 +300,13 @@ class Measurement:
         return float(additions), macs
 
 
-def analyse(snn: SpikingModel, batches: Iterable[tuple], graph: FoldedGraph | None = None) -> Analysis:
+def analyse(
+    snn: SpikingModel,
+    batches: Iterable[tuple],
+    graph: FoldedGraph | None = None,
+    hardware: str = DEFAULT,
+    neuron_updates: bool = False,
+) -> Analysis:
     """Simulates a data set and measures spikes, operations, energy and, with labels, accuracy.
 
     Memory grows neither with the number of images nor with T, but for the scores of one batch at every step, and
@@ -309,21 +317,24 @@ def analyse(snn: SpikingModel, batches: Iterable[tuple], graph: FoldedGraph | No
         batches: (images, labels), or None in place of all labels; checked already, as
             `conversion.snn_activation_analysis` makes them.
         graph: the ANN it came from, folded, for its effective MACs; None to leave them out.
+        hardware: whose operations the energies are of, a name of `spiking.analysis.energy.HARDWARE`.
+        neuron_updates: whether the SNN's energy holds those of its neurons.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: there is no image, or no such hardware.
     """
+    hardware_of(hardware)
     found = Measurement(snn, graph)
     for images, labels in batches:
         found.update(images, labels)
     if not found.samples:
         raise ValueError("The analysis needs at least one image. Received: none.")
-    return _analysis(snn, found)
+    return _analysis(snn, found, hardware, neuron_updates)
 
 
-def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
+def _analysis(snn: SpikingModel, found: Measurement, hardware: str, neuron_updates: bool) -> Analysis:
     """All numbers, from what was gathered."""
-    plan, samples, timesteps = snn.plan, found.samples, snn.timesteps
+    plan, samples, timesteps, row = snn.plan, found.samples, snn.timesteps, hardware_of(hardware)
     accuracies = found.scores.shares() if found.scores else None
     reached = fan_outs(plan, found.coded)
     layers = [
@@ -355,13 +366,15 @@ def _analysis(snn: SpikingModel, found: Measurement) -> Analysis:
         connection_sparsity=zeros / weights if weights else 0.0,
         activation_sparsity=1 - messages / (neurons * timesteps) if neurons else 1.0,
         footprint=_footprint(snn),
-        ann_energy=ENERGY_PER_MAC * dense,
-        snn_energy=ENERGY_PER_MAC * macs + ENERGY_PER_AC * operations,
+        ann_energy=row.energy(dense),
+        snn_energy=row.energy(macs, operations, updated * timesteps if neuron_updates else 0),
         accuracy=None if accuracies is None else float(accuracies[-1]),
         accuracy_per_timestep=accuracies,
         ann_effective_macs=found.effective.total() / samples if found.effective else None,
         negative_spikes_per_neuron=negative / neurons if neurons else 0.0,
         messages_per_neuron=messages / neurons if neurons else 0.0,
+        hardware=hardware,
+        updates_counted=neuron_updates,
     )
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from spiking.analysis.diagnosis import Diagnosis
+from spiking.analysis.energy import assumptions
 from spiking.analysis.statistics import Analysis
 from spiking.network.model import SpikingModel
 from spiking.runs import summaries
@@ -136,6 +137,7 @@ def section(
             summary[0].upper() + summary[1:] + ".",
             summaries.latency_remark(analysis, metrics["ann/eval/test"]),
             summaries.peak_remark(analysis),
+            assumptions(analysis.hardware, analysis.updates_counted),
         ],
         errors=diagnosis.table() if diagnosis else None,
         findings=[str(finding) for finding in diagnosis.findings] if diagnosis else None,

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spiking.analysis.energy import assumptions
 from spiking.runs import summaries
 from spiking.runs.files import plain
 from spiking.runs.results import Result, is_shared
@@ -46,6 +47,7 @@ def text_entries(result: Result) -> dict[str, str]:
     """Tag -> text, shown as it stands."""
     return {
         "snn/conversion_report": summaries.conversion_report(result.snn),
+        "snn/energy_assumptions": assumptions(result.analysis.hardware, result.analysis.updates_counted),
         "snn/layers": str(result.analysis),
         **({"snn/diagnosis": str(result.diagnosis)} if result.diagnosis else {}),
     }
