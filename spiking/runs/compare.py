@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spiking.analysis.statistics import ENERGY_PER_AC, ENERGY_PER_MAC
+from spiking.analysis.energy import DEFAULT, assumptions
 from spiking.runs import report
 from spiking.runs.files import write_csv, write_text
 from spiking.runs.trials import as_read, is_number
@@ -59,8 +59,7 @@ COLUMNS = (
 LEGEND = (
     "Per image of the test set, or for searches with validation of a part of the training set. difference: SNN minus "
     "ANN. latency: the time step from which on the accuracy stays within a point of the ANN's; none where it does not. "
-    f"energy: {ENERGY_PER_MAC * 1e12:.1f} pJ a MAC, {ENERGY_PER_AC * 1e12:.1f} pJ an addition (45 nm, Horowitz 2014), "
-    "memory and control left out. seconds: of simulating the test images on the machine of the run. Repetitions are "
+    f"{assumptions(DEFAULT, False)} seconds: of simulating the test images on the machine of the run. Repetitions are "
     "means, SD their standard deviation; of a search the best trials are shown. Settings that are the same everywhere "
     "are left out."
 )

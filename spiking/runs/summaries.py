@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from spiking.analysis.energy import DEFAULT, assumptions
 from spiking.analysis.latency import latency
-from spiking.analysis.statistics import ENERGY_PER_AC, ENERGY_PER_MAC, Analysis
+from spiking.analysis.statistics import Analysis
 from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
 from spiking.network.records import RASTERS
@@ -156,9 +157,8 @@ def rasters(snn: SpikingModel, image: np.ndarray) -> dict[str, np.ndarray]:
 COMPARISON_NOTE = (
     "On the test images. difference: SNN minus ANN, in points. latency: the time step from which on the accuracy stays "
     "within a point of the ANN's; a dash where it does not. Spikes, operations and energy are means per image. "
-    "ops/MACs: additions of the SNN for each multiply-accumulate of the ANN. energy: additions at "
-    f"{ENERGY_PER_AC * 1e12:.1f} pJ and MACs at {ENERGY_PER_MAC * 1e12:.1f} pJ (45 nm, 32 bits, Horowitz 2014), "
-    "without memory and control; the ANN's for all its MACs. seconds: of simulating the test images here."
+    "ops/MACs: additions of the SNN for each multiply-accumulate of the ANN. "
+    f"{assumptions(DEFAULT, False)} The ANN's is for all its MACs. seconds: of simulating the test images here."
 )
 
 
