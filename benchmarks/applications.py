@@ -49,6 +49,8 @@ def build(name: str):
         weights=None, input_shape=(size, size, 3), classes=100, classifier_activation=None, **keywords
     )
     images = np.random.default_rng(0).uniform(-1, 1, (CALIBRATION, size, size, 3)).astype(np.float32)
+    if any(isinstance(layer, keras.layers.Rescaling) for layer in ann.layers):  # it takes 0 to 255, and scales itself
+        images = 127.5 * (images + 1)
     set_statistics(ann, images)
     return ann, images
 
@@ -121,7 +123,7 @@ def forward_passes(ann, snn, images, repeats: int = 5) -> float:
     import numpy as np
     import tensorflow as tf
 
-    calls = [tf.function(lambda x: ann(x, training=False)), tf.function(lambda x: snn(x))]
+    calls = [tf.function(lambda x: ann(x, training=False), autograph=False), tf.function(snn, autograph=False)]
     batch = tf.constant(images)
     seconds = np.zeros((repeats + 1, 2))
     for turn in range(repeats + 1):  # the first one traces
