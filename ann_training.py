@@ -77,7 +77,7 @@ class Dataset(Shown):
         """Name, numbers, shape, and where it was read."""
         shape = " × ".join(map(str, self.input_shape))
         count = f"{len(self.x_train):,} training and {len(self.x_test):,} test images"
-        return f"{self.name}: {count}, {shape}, {self.classes} classes, from {self.source}"
+        return f"{self.name}: {count}, {shape}, {self.classes} classes, from {Path(self.source).name}"
 
     def table(self) -> list[tuple[str, ...]]:
         """How many images each class has."""
