@@ -274,7 +274,6 @@ class Experiment(Shown):
         self.tensorboard_title = self.tensorboard_title or self.name
         self.ann_cache_dir = self.results_dir / ANN_CACHE
         self._start_anew()
-        screen.show_in_notebooks()
 
     def heading(self) -> str:
         """Network, data set and codes, and where the results are."""
@@ -305,6 +304,7 @@ class Experiment(Shown):
             `timestep_analysis` a pair of these and of the accuracies, shape `(timesteps,)`; with several encodings a
             dict of such arrays.
         """
+        screen.show_in_notebooks()
         self._start_anew()
         for encoding in self.settings:
             self.measure(encoding)
