@@ -84,6 +84,8 @@ require_own("ann_training", "conversion")  # files of the user's may have these 
 import ann_training  # noqa: E402
 import conversion  # noqa: E402
 
+__all__ = ["Experiment", "ExperimentTask", "RepeatedExperiment", "as_task", "command_line", "compare", "main"]
+
 logger = logging.getLogger(__name__)
 
 

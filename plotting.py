@@ -30,6 +30,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, MultipleLocator, NullLocator, ScalarFormatter
 from numpy.typing import ArrayLike
 
+__all__ = [
+    "accuracy_per_operations", "accuracy_per_timestep", "ann_snn_correlation", "confidence_95",
+    "first_spike_times_per_layer", "image_and_spike_times", "pareto_front", "plot_spikes_as_eventplot",
+    "repeated_box_plot", "repeated_curves", "save", "spike_counts_per_layer", "spiking_intensity_per_timestep",
+    "total_spikes", "total_spikes_per_layer", "weight_distributions", "who_spiked_when",
+]  # fmt: skip
+
 Arrays = Mapping[str, ArrayLike]
 Pairs = Mapping[str, tuple[ArrayLike, ArrayLike]]
 

@@ -1,6 +1,7 @@
 """The shape of the code itself: who imports whom, where encodings may be named, how long modules are (DESIGN 1)."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,12 @@ def test_no_print_in_library_code(path):
         and id(node) not in allowed
     ]
     assert prints == []
+
+
+SPOKEN = [path for path in [*OUTSIDE, *SPIKING] if path.parent.name == "runs" or path in OUTSIDE]
+
+
+@pytest.mark.parametrize("path", [path for path in SPOKEN if path.stem != "__init__"], ids=lambda path: path.stem)
+def test_modules_name_what_is_public(path):
+    module = importlib.import_module(dotted(path))
+    assert module.__all__ and not [name for name in module.__all__ if not hasattr(module, name)]

@@ -11,6 +11,8 @@ from spiking.runs.devices import check_strategy
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CORRECTIONS
 
+__all__ = ["CHECKS", "NO_LEAK", "check_rounding", "checked", "rounds", "settings_per_encoding"]
+
 # Time steps; a larger tau, as old scripts give it for "none", is none where no code knows of leaks.
 NO_LEAK = 1e5
 

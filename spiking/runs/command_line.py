@@ -8,6 +8,8 @@ from spiking.registry import ENCODINGS, get_encoding
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CORRECTIONS
 
+__all__ = ["argument_parser", "number", "typed_options"]
+
 
 def number(text: str):
     """A number of the command line; what is none goes on as it is, for the experiment to refuse."""

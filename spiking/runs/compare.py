@@ -21,6 +21,8 @@ from spiking.runs.files import write_csv, write_text
 from spiking.runs.trials import as_read, is_number
 from spiking.shown import Shown, plain_numbers
 
+__all__ = ["COLUMNS", "Column", "Entry", "LEGEND", "PAGE", "READERS", "RunTable", "SETTING", "TABLE", "compare"]
+
 logger = logging.getLogger(__name__)
 
 TABLE, PAGE = "comparison.csv", "index.html"

@@ -10,6 +10,8 @@ from spiking.runs.folder import RunFolder
 from spiking.runs.results import COMPARISON_FIGURE, LEARNING_FIGURE, Result
 from spiking.runs.siblings import own
 
+__all__ = ["save_figures"]
+
 
 def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
     """Draws an encoding's figures, and anew the one that compares all encodings finished so far.

@@ -24,6 +24,8 @@ try:
 except ImportError:  # Windows: only its user keeps a second process out
     fcntl = None
 
+__all__ = ["FORMULA", "LONG_ARRAY", "locked", "plain", "write_atomically", "write_csv", "write_json", "write_text"]
+
 LONG_ARRAY = 1000  # numbers; what is longer is told by its digest
 FORMULA = tuple("=+-@\t\r＝＋－＠")  # a cell that begins so is run by spreadsheet programs
 

@@ -9,6 +9,8 @@ import keras
 
 from spiking.runs import files
 
+__all__ = ["RunFolder"]
+
 
 @dataclass(frozen=True)
 class RunFolder:

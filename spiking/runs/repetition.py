@@ -14,6 +14,8 @@ from spiking.runs.spaces import checked_values, derived_seed
 from spiking.runs.trials import Record, Task, as_read, columns, is_number, open_ledger, trial_rows
 from spiking.shown import Shown, or_dash, plain_numbers
 
+__all__ = ["Repetition", "STATISTICS", "checked_axes", "statistics"]
+
 STATISTICS = ("metric", "n", "mean", "sd", "low", "high")  # columns of a summary, beside those of the grid
 
 

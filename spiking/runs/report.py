@@ -23,6 +23,12 @@ from spiking.runs.answers import Answers
 from spiking.runs.files import plain
 from spiking.shown import Table
 
+__all__ = [
+    "LARGEST_MATRIX", "SETTING", "SORT", "STYLE", "Section", "WIDE", "answer_parts", "confusion_table",
+    "conversion_table", "encoding_section", "flattened", "is_written_number", "metric_table", "note", "page",
+    "pictures", "render", "section", "setting_table", "sortable", "table", "written",
+]  # fmt: skip
+
 SETTING = "experiment/"
 LARGEST_MATRIX = 20  # classes; a larger matrix is not readable
 

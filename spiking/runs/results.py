@@ -21,6 +21,11 @@ from spiking.runs import report
 from spiking.runs.answers import Answers
 from spiking.runs.folder import RunFolder
 
+__all__ = [
+    "Ann", "COMPARISON_FIGURE", "HYPERPARAMETERS", "LEARNING_FIGURE", "Result", "activation_key", "html_report",
+    "hyperparameters", "is_shared", "versions",
+]  # fmt: skip
+
 COMPARISON_FIGURE, LEARNING_FIGURE = "accuracy_per_timestep", "learning"
 
 # Arguments of an experiment that may influence every result; those that are None, for "not used here", are left out.

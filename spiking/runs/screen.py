@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import keras
 
+__all__ = ["MODULES", "ScreenHandler", "counted", "show_in_notebooks", "show_messages"]
+
 MODULES = ("__main__", "ann_training", "conversion", "experiment", "optimization", "plotting", "spiking")
 
 

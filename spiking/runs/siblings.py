@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+__all__ = ["TOOLBOX", "own", "require_own"]
+
 TOOLBOX = Path(__file__).resolve().parents[2]
 
 

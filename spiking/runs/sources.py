@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from spiking.checks import require
 
+__all__ = ["ARRAY_NAMES", "gathered", "read_npz"]
+
 logger = logging.getLogger(__name__)
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")

@@ -13,6 +13,11 @@ import numpy as np
 from spiking.checks import check_choice, check_real, check_whole, require
 from spiking.runs.files import plain
 
+__all__ = [
+    "DiscreteInterval", "DiscreteValues", "Distribution", "OptimizableValue", "QUANTILE_DRAWS", "RealInterval",
+    "checked_values", "derived_seed", "drawn_values",
+]  # fmt: skip
+
 QUANTILE_DRAWS = 2**16
 
 

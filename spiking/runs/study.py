@@ -21,6 +21,11 @@ from spiking.runs.trials import (
     to_be_redone,
 )
 
+__all__ = [
+    "HEARTBEAT_SECONDS", "PATIENCE_SECONDS", "POLL_SECONDS", "counts", "fail_the_dead", "heartbeat",
+    "open_storage", "record_of", "records_of", "run_one", "run_shared", "shared_study", "to_replace",
+]  # fmt: skip
+
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5  # between two signs of life of a worker

@@ -15,6 +15,12 @@ from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
 from spiking.network.records import RASTERS
 
+__all__ = [
+    "ANALYSIS_METRICS", "BINS", "COMPARISON_NOTE", "LAYER_CURVES", "activity_histograms", "comparison",
+    "conversion_report", "histogram_of_counts", "histogram_of_values", "latency_remark", "layer_curves",
+    "layer_legend", "peak_remark", "rasters", "spike_histograms", "weight_histograms", "weights_per_layer",
+]  # fmt: skip
+
 BINS = 60  # at most, in one histogram
 
 # Metric -> the attribute of `spiking.statistics.Analysis`, where it is explained. Per image; energy in joule. The ANN's

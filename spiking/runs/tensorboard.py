@@ -17,6 +17,11 @@ from spiking.runs.files import plain
 from spiking.runs.results import Result, is_shared
 from spiking.shown import text_table
 
+__all__ = [
+    "TrainingLog", "curve_entries", "histogram_entries", "image_entries", "log_comparison", "log_to_tensorboard",
+    "scalar_entries", "text_entries",
+]  # fmt: skip
+
 
 def scalar_entries(result: Result) -> dict[str, float]:
     """Tag -> number: all that was measured. The settings are in HParams: a chart of one point each hid the results."""

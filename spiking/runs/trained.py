@@ -12,6 +12,8 @@ import numpy as np
 
 from spiking.checks import require
 
+__all__ = ["OF_TRAINING", "check_network", "network_key", "trained_network"]
+
 # Arguments of an experiment that say how an ANN is trained; with a trained one they have no say.
 OF_TRAINING = ("batch_size_ann_training", "epochs", "beta")
 

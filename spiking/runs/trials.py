@@ -24,6 +24,12 @@ import tensorflow as tf
 from spiking.checks import require
 from spiking.runs.files import locked, plain, write_json
 
+__all__ = [
+    "FREE_SECONDS", "Ledger", "NOT_FINITE", "PASSING_ERRORS", "Pruned", "Record", "Report", "TABLE_SECONDS",
+    "Task", "as_read", "attempt", "check_signature", "columns", "ending", "function_task", "in_a_line",
+    "is_number", "open_ledger", "tally", "tell_found", "to_be_redone", "trial_rows",
+]  # fmt: skip
+
 logger = logging.getLogger(__name__)
 
 TABLE_SECONDS = 10  # between two rewritings of the tables while trials run; records never wait
