@@ -321,16 +321,18 @@ def page(lines: list[dict]) -> str:
         "without retraining. Same class: share of images on which ANN and SNN agree. Operations: effective additions "
         f"per image; energy as in `spiking/analysis/statistics.py`, both from {ANALYSED_IMAGES} images. The equally "
         "quantised ANN is `ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. "
+        "`radix` equals it level for level at N = 2^K − 1, K being the digits of a window. Steps in all: of the whole "
+        "simulation. Time/ANN: of the closed form over a forward pass of the ANN, batch by batch in turn, the median. "
         "`ttfs_clamped` stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
         "",
-        "Recipes: `default` is the code's own calibration (`ttfs_exact`: θ per channel by least mean square error; "
-        "`rate`: 99.9% percentile per channel; the others: 99%) and settings. `classic` is `spiking.rate.classic()`, "
-        "`classic, single spikes` is `spiking.ttfs.classic()`: what was the default until version 0.1. `shifts` and "
-        "`output` are `correction=` of `convert_ann_to_snn`; the draws take other training images, `output, mirrored` "
+        "Recipes: `default` is the code's own calibration (`ttfs_exact`, `radix`: θ per channel by least mean square "
+        "error; `rate`: 99.9% percentile per channel; the others: 99%) and settings. `classic` is "
+        "`spiking.rate.classic()`, `classic, single spikes` is `spiking.ttfs.classic()`: what was the default until "
+        "version 0.1. `shifts` and `output` are `correction=` of `convert_ann_to_snn`; the draws take other training images, `output, mirrored` "
         "the first in a new order in every pass, each "
         "mirrored or not by chance. `low latency` is V(0) = θ/2, percentile per "
         "channel, and a read-out that ignores the first half of the steps. With `bfloat16` the synapses between hidden "
-        "layers compute in that dtype (`spiking.simulation.reduce_precision`).",
+        "layers compute in that dtype (`spiking.network.precision.reduce_precision`).",
         "",
         "![Loss of accuracy over time steps](pictures/deep.png)",
     ]
