@@ -53,6 +53,13 @@ def test_guides(page, count, tmp_path, monkeypatch):
     run_blocks(page, count)
 
 
+def test_export(tmp_path, monkeypatch):
+    pytest.importorskip("nir", reason="the extra [nir] is not installed")
+    monkeypatch.chdir(tmp_path)
+    run_blocks("EXPORT.md", 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"network.nir", "network"}
+
+
 def test_the_tests_that_a_page_names_exist():
     named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (DOCS / "RIGHT_OR_REFUSED.md").read_text(encoding="utf-8"))
     assert len(named) > 60
