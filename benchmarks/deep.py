@@ -328,9 +328,9 @@ def page(lines: list[dict]) -> str:
         "Recipes: `default` is the code's own calibration (`ttfs_exact`, `radix`: θ per channel by least mean square "
         "error; `rate`: 99.9% percentile per channel; the others: 99%) and settings. `classic` is "
         "`spiking.rate.classic()`, `classic, single spikes` is `spiking.ttfs.classic()`: what was the default until "
-        "version 0.1. `shifts` and `output` are `correction=` of `convert_ann_to_snn`; the draws take other training images, `output, mirrored` "
-        "the first in a new order in every pass, each "
-        "mirrored or not by chance. `low latency` is V(0) = θ/2, percentile per "
+        "version 0.1. `shifts` and `output` are `correction=` of `convert_ann_to_snn`; the draws take other training "
+        "images, `output, mirrored` the first in a new order in every pass, each mirrored or not by chance. "
+        "`low latency` is V(0) = θ/2, percentile per "
         "channel, and a read-out that ignores the first half of the steps. With `bfloat16` the synapses between hidden "
         "layers compute in that dtype (`spiking.network.precision.reduce_precision`).",
         "",
