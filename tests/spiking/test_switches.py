@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import dyadic, randomise
+from contract_networks import centre, make_dyadic, some_images, stock_stack
 from keras import layers as kl
-from test_contract import CLOCKED, ENCODINGS, centre, copy_of, make_dyadic, some_images, stock_stack
+from test_contract import CLOCKED, ENCODINGS, copy_of
 
 import spiking
 from conversion import convert_ann_to_snn
