@@ -19,6 +19,7 @@ from spiking.folding import operations  # noqa: F401  registers its converters
 from spiking.folding.converters import CONVERTERS
 from spiking.folding.folded import Folded, Reading
 from spiking.folding.graph import FoldedGraph
+from spiking.folding.positions import at_all_positions
 from spiking.folding.rows import Refusal
 
 
@@ -139,6 +140,8 @@ def _run_of(layer) -> Callable | None:
         return Reader.sequential
     if isinstance(layer, Functional) and not _has_own_call(layer):
         return Reader.functional
+    if type(layer) is keras.layers.TimeDistributed:
+        return Reader.distributed
     if isinstance(layer, keras.Model) or not type(layer).__module__.startswith("keras."):
         return Reader.traced
     return None
@@ -196,6 +199,23 @@ class Reader:
             return self.functional(keras.Model(symbols, outputs), flat)
         finally:
             self.traced_layer = outside
+
+    def distributed(self, wrapper, value):
+        """`TimeDistributed`: its layer or model at every position, as layers that act on all of them at once."""
+        return self._distributed(wrapper.layer, wrapper.name, value)
+
+    def _distributed(self, layer, name: str, *arguments, **keywords):
+        if isinstance(layer, Sequential) and not _has_own_call(layer):
+            (value,) = arguments
+            for each in layer.layers:
+                value = self._distributed(each, each.name, value)
+            return value
+        if isinstance(layer, Functional) and not _has_own_call(layer):
+            values = keras.tree.flatten(arguments)
+            return walk(layer, values, lambda each, *a, **k: self._distributed(each, each.name, *a, **k),
+                        self.reading.shared)  # fmt: skip
+        value = next(each for each in keras.tree.flatten(arguments) if isinstance(each, Folded))
+        return self.apply(at_all_positions(layer, value.shape, name), *arguments, **keywords)
 
     def apply(self, layer, *arguments, **keywords):
         """What a layer, an operation or a nested model makes of values: its converter, or what it consists of."""

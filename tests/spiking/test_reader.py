@@ -162,7 +162,7 @@ def test_names_that_are_also_ours(name):
     snn = convert_ann_to_snn(ann, images((4,)), "ttfs_exact", 256, normalisation="max")
     assert list(snn.scales) == [name]
     np.testing.assert_allclose(snn.predict(images((4,)), verbose=0), ann(images((4,))), atol=0.05)
-    stock = keras.Model(snn.inputs, snn.outputs)([images((4,))])
+    stock = tf.function(keras.Model(snn.inputs, snn.output))([images((4,))])  # 512 steps
     np.testing.assert_allclose(stock, snn(images((4,))), atol=1e-5)  # the weights are not dyadic
 
 
@@ -459,3 +459,74 @@ def test_rescaling_is_exact_in_float64():
     x = np.random.default_rng(0).uniform(0, 255, (6, 5))
     expected = np.asarray(ann(x))
     assert np.abs(np.asarray(read(ann).function("float64")(x)) - expected).max() < 1e-13 * np.abs(expected).max()
+
+# --- TimeDistributed ---
+
+
+def frames(shape, *layers):
+    """A layer, or several as a nested Sequential, at three positions; then a dense read-out."""
+    inner = layers[0] if len(layers) == 1 else keras.Sequential([keras.Input(shape), *layers], name="inner")
+    return chain((3, *shape), kl.TimeDistributed(inner, name="each"), kl.Flatten(), kl.Dense(2))
+
+
+DISTRIBUTED = {
+    "Dense": ((4,), [kl.Dense(3, "relu")]),
+    "Conv2D": ((6, 5, 2), [kl.Conv2D(3, (3, 2), strides=2, padding="same", activation="relu")]),
+    "Conv1D, grouped, dilated": ((7, 4), [kl.Conv1D(4, 2, dilation_rate=2, groups=2, activation="relu")]),
+    "row of layers": ((6, 6, 1), [kl.ZeroPadding2D(((1, 0), (0, 2))), kl.Conv2D(3, 3), kl.BatchNormalization(axis=-1),
+                                  kl.ReLU(), kl.MaxPooling2D(2), kl.Cropping2D(((0, 1), (0, 0))), kl.Dropout(0.5),
+                                  kl.Flatten(), kl.Dense(4, "relu", name="dense")]),
+    "up": ((2, 3, 2), [kl.Conv2DTranspose(2, 2, strides=2, activation="relu"), kl.UpSampling2D(2),
+                       kl.AveragePooling2D((2, 1)), kl.Permute((2, 1, 3)), kl.BatchNormalization(axis=2),
+                       kl.Reshape((4, -1)), kl.SeparableConv1D(3, 3, activation="relu"), kl.UpSampling1D(2),
+                       kl.DepthwiseConv1D(2), kl.Cropping1D(1), kl.ZeroPadding1D(2), kl.Conv1DTranspose(2, 2)]),
+    "means of maps": ((4, 4, 2), [kl.Conv2D(3, 3, activation="relu"), kl.GlobalAveragePooling2D()]),
+    "largest of a sequence": ((5, 2), [kl.Conv1D(3, 2, activation="relu"), kl.GlobalMaxPooling1D(keepdims=True)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DISTRIBUTED)
+def test_time_distributed(name):
+    shape, layers = DISTRIBUTED[name]
+    ann = frames(shape, *(type(layer).from_config(layer.get_config()) for layer in layers))
+    assert_same_function(ann, images((3, *shape)))
+
+
+def test_a_distributed_layer_is_one_layer_of_neurons_with_its_name():
+    ann = frames((6, 6, 1), kl.Conv2D(2, 3, activation="relu"))
+    snn = convert_ann_to_snn(ann, images((3, 6, 6, 1)), "ttfs_exact", 1024, normalisation="max")
+    assert snn.plan.hidden == ("each",) and snn.get_layer("each").cell.neurons_shape == (3, 4, 4, 2)
+    expected = ann.predict(images((3, 6, 6, 1)), verbose=0)
+    np.testing.assert_allclose(snn(images((3, 6, 6, 1))), expected, atol=0.01 * np.abs(expected).max())
+
+
+def test_a_distributed_functional_model_with_a_shortcut_and_a_shared_encoder():
+    """A tower with a shortcut, at every position; and the same tower once more for a single image."""
+    x = image = keras.Input((4, 4, 2))
+    x = kl.Conv2D(2, 3, padding="same", activation="relu", name="a")(x)
+    x = kl.ReLU(name="b")(kl.Add()([kl.Conv2D(2, 1)(x), x]))
+    x = kl.Concatenate(axis=3)([x, image])
+    tower = keras.Model(image, kl.Dense(3, "relu", name="c")(kl.Flatten()(x)), name="tower")
+    film, still = keras.Input((3, 4, 4, 2), name="film"), keras.Input((4, 4, 2), name="still")
+    both = kl.Concatenate()([kl.Flatten()(kl.TimeDistributed(tower)(film)), tower(still)])
+    ann = randomise(keras.Model([film, still], kl.Dense(2)(both)))
+    graph = assert_same_function(ann, [images((3, 4, 4, 2)), images((4, 4, 2), seed=1)])
+    assert len(graph.neurons) == 6
+
+
+@pytest.mark.parametrize(
+    "layer, parts",
+    [
+        (kl.LSTM(2), ["'each' (TimeDistributed)", "TimeDistributed of LSTM"]),
+        (kl.Conv1D(2, 2, padding="causal"), ["'each'", "padding='causal'", "ZeroPadding1D"]),
+        (kl.DepthwiseConv1D(2, strides=2), ["'each'", "DepthwiseConv1D with strides=(2,)"]),
+        (kl.LayerNormalization(), ["'each'", "TimeDistributed of LayerNormalization"]),
+        (kl.Dense(2, "tanh"), ["'each'", "activation='tanh'"]),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_does_not_convert_is_refused_in_time_distributed_too(layer, parts):
+    layer = type(layer).from_config(layer.get_config())
+    with pytest.raises(ConversionError) as refusal:
+        read(frames((6, 3), layer))
+    assert [part for part in parts if part not in str(refusal.value)] == [], str(refusal.value)
