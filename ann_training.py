@@ -15,7 +15,6 @@ ann.evaluate(*data.test)
 ```
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -34,7 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 from spiking.checks import check_folder, check_whole, require
-from spiking.runs.devices import is_op_determinism_enabled, rounding
+from spiking.runs.devices import is_op_determinism_enabled, rounded_otherwise, rounding, warn_of_uneven_shares
 from spiking.runs.files import write_atomically
 from spiking.runs.sources import gathered, read_npz
 from spiking.shown import Shown
@@ -764,51 +763,76 @@ def train_network(
         ValueError: if the architecture is unknown, a setting is out of range, or the data breaks a rule above.
         OSError: if the cache folder cannot be written, before anything is trained.
     """
-    require(architecture in ARCHITECTURES, "Unknown architecture", repr(architecture),
-            f"Choose one of {', '.join(ARCHITECTURES)}.")
-    _check_settings(settings)
-    epochs, batch_size, seed = map(int, (settings.epochs, settings.batch_size_ann_training, settings.seed))
-    facts, test_facts = _examine("train", ds_train), _examine("test", ds_test)
-    _check_fit(facts, test_facts)
+    facts, test_facts = _checked(architecture, settings, ds_train, ds_test)
     cache_dir = check_folder("ann_cache_dir", settings.ann_cache_dir)  # must show now, not after the training
     cache_dir.mkdir(parents=True, exist_ok=True)
     devices = tf.distribute.get_strategy().num_replicas_in_sync
-    _warn_of_uneven_shares(facts.images, batch_size, devices)
+    warn_of_uneven_shares(facts.images, int(settings.batch_size_ann_training), devices)
 
-    keras.utils.set_random_seed(seed)
+    model = _untrained(architecture, settings, facts, devices)
+    record = _record(architecture, model, settings, facts, isinstance(ds_train, tf.data.Dataset), devices)
+    path = cache_dir / f"{architecture}-{_digest(_as_text(record))}.keras"
+    if path.is_file() and not force_training:
+        _log.info("%s is loaded from %s", architecture, path)
+        if there := rounded_otherwise(path.with_suffix(".json")):
+            _log.info("It was trained on %s; trained anew, on %s, it would differ by rounding", there, rounding())
+        return _load(path)
+    _log.info("%s is trained for %d epochs on %d images", architecture, int(settings.epochs), facts.images)
+    _fit(model, settings, ds_train, facts, ds_test, test_facts)
+    description = _as_text({**record, "trained on": rounding()})
+    write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
+    write_atomically(path, model.save)
+    return model
+
+
+def _checked(architecture: str, settings: TrainingSettings, ds_train, ds_test) -> tuple[_Facts, _Facts]:
+    require(architecture in ARCHITECTURES, "Unknown architecture", repr(architecture),
+            f"Choose one of {', '.join(ARCHITECTURES)}.")
+    _check_settings(settings)
+    facts, test_facts = _examine("train", ds_train), _examine("test", ds_test)
+    _check_fit(facts, test_facts)
+    return facts, test_facts
+
+
+def _untrained(architecture: str, settings: TrainingSettings, facts: _Facts, devices: int) -> keras.Model:
+    keras.utils.set_random_seed(int(settings.seed))
     model = ARCHITECTURES[architecture](facts.input_shape, facts.classes, settings.activation)
-    steps = epochs * math.ceil(facts.images / batch_size)
+    steps = int(settings.epochs) * math.ceil(facts.images / int(settings.batch_size_ann_training))
     schedule = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
     optimizer = keras.optimizers.Adam(schedule, name="adam")  # Keras would number the name, and the key would change.
     model.compile(optimizer, loss=_LOSS, metrics=["accuracy"])
-
     for layer in model.layers:
         if devices > 1 and isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True  # statistics of the whole batch, as on one device
-    streamed = isinstance(ds_train, tf.data.Dataset)
-    record = {
+    return model
+
+
+def _record(architecture: str, model: keras.Model, settings: TrainingSettings, facts: _Facts, streamed: bool,
+            devices: int) -> dict[str, Any]:
+    """All that is set and has a say in the weights."""
+    return {
         "architecture": architecture,
         "training data": {**facts._asdict(), "order": "its own" if streamed else "shuffled every epoch"},
-        "epochs": epochs,
-        "batch size": batch_size,
-        "seed": seed,
+        "epochs": int(settings.epochs),
+        "batch size": int(settings.batch_size_ann_training),
+        "seed": int(settings.seed),
         "loss": _LOSS,
-        "optimizer": optimizer.get_config(),
+        "optimizer": model.optimizer.get_config(),
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__, "cache format": _CACHE_FORMAT},
         "network": model.get_config(),
         **({"devices": devices} if devices > 1 else {}),
         **({"deterministic operations": True} if is_op_determinism_enabled() else {}),  # which shuffle otherwise
     }
-    as_text = functools.partial(json.dumps, indent=1, default=lambda number: number.item())
-    path = cache_dir / f"{architecture}-{_digest(as_text(record))}.keras"
-    if path.is_file() and not force_training:
-        _log.info("%s is loaded from %s", architecture, path)
-        _tell_of_other_rounding(path.with_suffix(".json"))
-        return _load(path)
 
-    _log.info("%s is trained for %d epochs on %d images", architecture, epochs, facts.images)
+
+def _as_text(record: dict) -> str:
+    return json.dumps(record, indent=1, default=lambda number: number.item())
+
+
+def _fit(model: keras.Model, settings: TrainingSettings, ds_train, facts: _Facts, ds_test, test_facts: _Facts) -> None:
+    epochs, batch_size = int(settings.epochs), int(settings.batch_size_ann_training)
+    streamed, test_streamed = (isinstance(data, tf.data.Dataset) for data in (ds_train, ds_test))
     x, y = (_stream(ds_train, facts, batch_size), None) if streamed else map(np.asarray, ds_train)
-    test_streamed = isinstance(ds_test, tf.data.Dataset)
     model.fit(
         x,
         y,
@@ -819,10 +843,6 @@ def train_network(
         callbacks=list(settings.callbacks),
         verbose="auto",
     )
-    description = as_text({**record, "trained on": rounding()})
-    write_atomically(path.with_suffix(".json"), lambda file: file.write_text(description, encoding="utf-8"))
-    write_atomically(path, model.save)
-    return model
 
 
 def _stream(data: tf.data.Dataset, facts: _Facts, batch_size: int) -> tf.data.Dataset:
@@ -840,27 +860,12 @@ def _check_settings(settings: TrainingSettings) -> None:
             ", ".join(steering), "Set `epochs`, or train the model yourself with model.fit.")
 
 
-def _warn_of_uneven_shares(images: int, batch_size: int, devices: int) -> None:
-    uneven = [size for size in (min(images, batch_size), images % batch_size) if size % devices]
-    if uneven:
-        _log.warning(
-            "Batches of %d images cannot be shared evenly among %d devices: images in a smaller share weigh more, and "
-            "the network differs a little from that of one device. Take another batch size.", uneven[0], devices
-        )
-
-
 def _check_fit(train: _Facts, test: _Facts) -> None:
     _require_same_shape(train.input_shape, test.input_shape)
     require(train.classes > 1, "Training needs images of two classes or more", "the label 0 alone", "Add images.")
     require(test.classes <= train.classes, "Test labels must not be larger than the largest training label",
             f"the largest is {train.classes - 1} in the training data, {test.classes - 1} in the test data",
             "Take more training images (max_images), or correct the labels.")
-
-
-def _tell_of_other_rounding(file: Path) -> None:
-    with contextlib.suppress(OSError, ValueError, KeyError):  # nothing is known of a network without its file
-        if (there := json.loads(file.read_text(encoding="utf-8"))["trained on"]) != rounding():
-            _log.info("It was trained on %s; trained anew, on %s, it would differ by rounding", there, rounding())
 
 
 def _load(path: Path) -> keras.Model:

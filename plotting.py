@@ -59,6 +59,25 @@ STUDENT_T_95 = (
 )
 
 
+def _shown(rasters: Arrays, layers, neurons, max_neurons: int) -> dict[str, np.ndarray]:
+    """Layer -> indices of the neurons to draw, in the order to draw them."""
+    layers = [layers] if isinstance(layers, str) else list(rasters if layers is None else layers)
+    chosen = dict(neurons or {})
+    _check(len(layers) > 0, "`layers` must name at least one layer.", layers)
+    _known(layers, rasters, "layers")
+    _known(chosen, layers, "neurons")
+    _count(max_neurons, "max_neurons")
+    shown = {}
+    for name in layers:
+        total = rasters[name].shape[1]
+        shown[name] = _subsample(total, max_neurons)
+        if name in chosen:
+            shown[name] = _array(chosen[name], f"neurons[{name!r}]", 0, total - 1, ndim=1)
+            kind = shown[name].dtype
+            _check(kind.kind in "iu", f"`neurons[{name!r}]` must hold whole numbers.", f"dtype {kind}")
+    return shown
+
+
 def plot_spikes_as_eventplot(
     rasters: Arrays,
     layers: Sequence[str] | None = None,
@@ -79,20 +98,8 @@ def plot_spikes_as_eventplot(
         ValueError: also for unknown layers and indices out of range.
     """
     rasters = _rasters(rasters)
-    layers = [layers] if isinstance(layers, str) else list(rasters if layers is None else layers)
-    chosen = dict(neurons or {})
-    _check(len(layers) > 0, "`layers` must name at least one layer.", layers)
-    _known(layers, rasters, "layers")
-    _known(chosen, layers, "neurons")
-    _count(max_neurons, "max_neurons")
-    shown = {}
-    for name in layers:
-        total = rasters[name].shape[1]
-        shown[name] = _subsample(total, max_neurons)
-        if name in chosen:
-            shown[name] = _array(chosen[name], f"neurons[{name!r}]", 0, total - 1, ndim=1)
-            kind = shown[name].dtype
-            _check(kind.kind in "iu", f"`neurons[{name!r}]` must hold whole numbers.", f"dtype {kind}")
+    shown = _shown(rasters, layers, neurons, max_neurons)
+    layers = list(shown)
     rows = sum(map(len, shown.values()))
     few = rows <= 32  # few rows: each one carries its own neuron's index
 

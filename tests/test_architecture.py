@@ -218,6 +218,16 @@ def test_top_level_modules_are_not_too_long(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 900
 
 
+def test_functions_are_short():
+    """At most 60 lines, docstring included; ruff holds their complexity to 12 (C901)."""
+    folders = [ROOT / name for name in ("spiking", "benchmarks", "examples", "tests")]
+    paths = [*OUTSIDE, *(path for folder in folders for path in folder.rglob("*.py"))]
+    functions = [(path, node) for path in paths for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef)]
+    lengths = {f"{path.name}: {node.name}": node.end_lineno - node.lineno + 1 for path, node in functions}
+    assert len(lengths) > 1000
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
+
+
 def test_no_further_module_at_the_top_level():
     assert {path.stem for path in ROOT.glob("*.py")} <= TOP_LEVEL
 

@@ -1,14 +1,22 @@
 """The devices of one machine: how the images of each batch are shared among them, and how they round."""
 
 import contextlib
+import json
+import logging
 import os
+from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled  # TensorFlow tells it nowhere else
 
 from spiking.checks import check_whole
 
-__all__ = ["check_strategy", "is_op_determinism_enabled", "mirrored_strategy", "rounding", "shared"]
+__all__ = [
+    "check_strategy", "is_op_determinism_enabled", "mirrored_strategy", "rounding", "shared", "rounded_otherwise",
+    "warn_of_uneven_shares",
+]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 def mirrored_strategy(devices: int) -> tf.distribute.Strategy | None:
@@ -47,6 +55,18 @@ def shared(strategy: tf.distribute.Strategy | None) -> contextlib.AbstractContex
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
+def warn_of_uneven_shares(images: int, batch_size: int, devices: int) -> None:
+    """Warns if the devices get shares of different size of some batch."""
+    uneven = [size for size in (min(images, batch_size), images % batch_size) if size % devices]
+    if uneven:
+        logger.warning(
+            "Batches of %d images cannot be shared evenly among %d devices: images in a smaller share weigh more, and "
+            "the network differs a little from that of one device. Take another batch size.",
+            uneven[0],
+            devices,
+        )
+
+
 def rounding() -> dict[str, int | str]:
     """What decides in which order numbers are summed and so how they are rounded: repeated runs agree where it does."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -55,3 +75,11 @@ def rounding() -> dict[str, int | str]:
         "GPUs": len(tf.config.list_logical_devices("GPU")),
         "oneDNN": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
     }
+
+
+def rounded_otherwise(file: Path) -> dict | None:
+    """What `rounding` was where a network was trained, by its description in this file, if it is another here."""
+    with contextlib.suppress(OSError, ValueError, KeyError):  # nothing is known of a network without its file
+        there = json.loads(file.read_text(encoding="utf-8"))["trained on"]
+        return there if there != rounding() else None
+    return None
