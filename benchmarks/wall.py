@@ -117,11 +117,6 @@ def worst_of(found, expected) -> float:
     return max(relative(actual - wanted, wanted) for actual, wanted in pairs)
 
 
-def folded_outputs(graph, images, dtype: str = "float32"):
-    """What the folded graph gives, untraced: tracing takes longer than running a small network once."""
-    return keras.tree.map_structure(graph.forward(dtype)(images).__getitem__, graph.outputs)
-
-
 def check_folding(network: RandomNetwork) -> dict[str, float]:
     """The folded network against the ANN, without and with the last activation."""
     graph = read(network.ann)
@@ -130,13 +125,12 @@ def check_folding(network: RandomNetwork) -> dict[str, float]:
     scores = network.ann(network.images, training=False)
     measured = {
         "folding float32": max(
-            worst_of(folded_outputs(bare, network.images), expected),
-            worst_of(folded_outputs(graph, network.images), scores),
+            worst_of(bare.function()(network.images), expected), worst_of(graph.function()(network.images), scores)
         )
     }
     images = network.images.astype(np.float64)
     exact = network.build("float64", last_activation=False)(images, training=False)
-    measured["folding float64"] = worst_of(folded_outputs(bare, images, "float64"), exact)
+    measured["folding float64"] = worst_of(bare.function("float64")(images), exact)
     measured["rounding of the ANN"] = worst_of(expected, exact)
     return measured
 
@@ -146,22 +140,15 @@ def check_graph_folding(network: RandomGraph) -> dict[str, float]:
     graph, images = read(network.ann), keras.tree.map_structure(lambda x: x.astype(np.float64), network.images)
     scores, exact = network.ann(network.images, training=False), network.build("float64")(images, training=False)
     return {
-        "folding float32": worst_of(folded_outputs(graph, network.images), scores),
-        "folding float64": worst_of(folded_outputs(graph, images, "float64"), exact),
+        "folding float32": worst_of(graph.function()(network.images), scores),
+        "folding float64": worst_of(graph.function("float64")(images), exact),
     }
 
 
-<<<<<<< HEAD
 def check_closed_form(network: RandomNetwork, encoding: str = EXACT) -> dict[str, float]:
     """A code in windows on random weights, layer by layer: the stock Keras layer on the closed form's input spikes."""
     snn = convert_ann_to_snn(network.ann, network.images, encoding, **SETTINGS[encoding])
     rasters = snn.simulate(network.images, (RASTERS,)).rasters
-=======
-def check_closed_form(network: RandomNetwork) -> dict[str, float]:
-    """`ttfs_exact` on random weights, layer by layer: the stock Keras layer on the closed form's input spikes."""
-    snn = convert_ann_to_snn(network.ann, network.images, EXACT, **SETTINGS[EXACT])
-    times = simulate_eagerly(snn, network.images, (FIRST_SPIKE_TIMES,)).first_spike_times
->>>>>>> cb3a532 (Faster tests: networks trained once, small networks run untraced)
     (name,) = snn.plan.inputs
     source = snn.get_layer(name)
     x, levels = source(network.images), source.levels(source.preprocess(network.images))
@@ -211,9 +198,7 @@ def stock_stack(snn, images):
     """The network as stock Keras runs it: rasters `(T, batch, …)` of the hidden layers by name, and scores."""
     outputs = {layer.name: layer.output for layer in snn.hidden_layers}
     stock = keras.Model(snn.inputs, [outputs, list(keras.tree.flatten(snn.output))])
-    # Tracing costs as much as some 50 steps.
-    stock = stock if snn.timesteps <= 48 else tf.function(stock)
-    hidden, scores = stock(keras.tree.flatten(images))
+    hidden, scores = tf.function(stock)(keras.tree.flatten(images))
     rasters = {}
     for layer in snn.hidden_layers:
         raster = np.moveaxis(hidden[layer.name].numpy(), 1, 0)
@@ -229,7 +214,7 @@ def check_code(network, encoding: str, save: bool = True) -> dict[str, float]:
     rasters, scores = stock_stack(snn, network.images)
     measured = {}
     if encoding == EXACT:
-        simulation = simulate_eagerly(snn, network.images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
+        simulation = snn.simulate(network.images, (SPIKE_COUNTS, FIRST_SPIKE_TIMES))
         times = simulation.first_spike_times
         measured["closed form dyadic"] = sum(
             int(np.sum(times[name] != first_times(raster))) for name, raster in rasters.items()
@@ -256,8 +241,7 @@ def saved_and_loaded(snn, images, expected) -> float:
         again = keras.models.load_model(path)
     if (again.report, again.encoding, again.scales, again.wiring) != (snn.report, snn.encoding, snn.scales, snn.wiring):
         raise ValueError("The loaded network has another report, code, wiring or other scales.")
-    output = simulate_eagerly(again, images).output if snn.encoding.name == EXACT else again(images)
-    pairs = zip(flat(output), flat(expected), strict=True)
+    pairs = zip(flat(again.simulate(images).output), flat(expected), strict=True)
     return max(float(np.abs(actual - wanted).max()) for actual, wanted in pairs)
 
 
@@ -273,9 +257,9 @@ def exact_snn(graph, images, steps: int):
     return assemble(graph, spiking.get_encoding(EXACT).configured(timesteps=steps), calibration, name="exact")
 
 
-def simulate_eagerly(snn, images, record: tuple[str, ...] = ()):
-    """A closed form without a tf.function: its tracing would take longer than one simulation of a small network."""
-    return snn.encoding.simulate(snn.plan, snn.named_images(images), record)
+def simulate_eagerly(snn, images) -> np.ndarray:
+    """Without a tf.function: its tracing would take longer than one simulation of a small network."""
+    return snn.encoding.simulate(snn.plan, snn.named_images(images)).output.numpy()
 
 
 def slope(x, y) -> float:
@@ -302,8 +286,8 @@ def check_convergence(seed: int, octaves: tuple[int, int] = (3, 9)) -> dict[str,
     if network.clamped or folded.depth < 3:
         return {}
     steps = 2 ** np.arange(octaves[0], octaves[1] + 1)
-    results = [simulate_eagerly(exact_snn(folded, network.images, int(n)), network.images) for n in steps]
-    errors = [float(np.sqrt(np.mean((each.output.numpy() - scores) ** 2))) for each in results]
+    outputs = [simulate_eagerly(exact_snn(folded, network.images, int(n)), network.images) for n in steps]
+    errors = [float(np.sqrt(np.mean((output - scores) ** 2))) for output in outputs]
     if min(errors) <= 1e-5 * scores.std():  # also where both are 0
         return {}
     return {"decibels": float(20 * np.log10(2) * slope(steps, errors))}

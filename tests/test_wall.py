@@ -172,8 +172,8 @@ def test_exact_equals_the_ann_in_float64_for_large_n(seed, float64):
     network = random_network(seed, images=16)
     ann = network.build("float64", last_activation=False)
     folded, scores = read(ann), np.asarray(ann(network.images, training=False))
-    results = [simulate_eagerly(exact_snn(folded, network.images, 2**bits), network.images) for bits in (12, 27)]
-    errors = [np.abs(each.output.numpy() - scores).max() for each in results]
+    outputs = [simulate_eagerly(exact_snn(folded, network.images, 2**bits), network.images) for bits in (12, 27)]
+    errors = [np.abs(output - scores).max() for output in outputs]
     assert errors[0] > 1e-6 > errors[1]
 
 
