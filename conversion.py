@@ -10,7 +10,7 @@ up by exact type; what has none is traced or refused before any work.
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from spiking.encoding import Encoding
 from spiking.exchange.nir import export_nir, host_input
 from spiking.exchange.nir_reader import read_nir
 from spiking.folding.converters import CONVERTERS, converts
-from spiking.folding.graph import FoldedGraph
+from spiking.folding.graph import FoldedGraph, Neurons
 from spiking.folding.reader import ConversionError, read
+from spiking.folding.rows import Refusal
 from spiking.network.assembly import assemble
 from spiking.network.model import SpikingModel
 from spiking.runs.summaries import conversion_report
@@ -127,7 +128,7 @@ def convert_ann_to_snn(
     choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
     code = spiking.get_encoding(encoding).configured(timesteps, threshold, **options)
     _check_correction(code, correction, calibration)
-    graph = read(ann)
+    graph = read(ann, _refused_by(code))
     code = _fitted(code, graph)
     found = _calibrated(graph, calibration, code, correction, choice)
     _check_signs(found, code)
@@ -138,9 +139,9 @@ def convert_ann_to_snn(
 
 
 def _fitted(code: Encoding, graph: FoldedGraph) -> Encoding:
-    """The code with the settings that follow from the network, once it is known to be able to carry it."""
+    """The code with the settings that follow from the network."""
     code = code.at_depth(graph.depth)
-    _check_clamps(graph, code)
+    _warn_of_missing_clamps(graph, code)
     code.total_timesteps(graph.depth)  # refuses more than can be counted
     for remark in code.remarks(graph.depth):
         logger.warning("%s: %s", code.name, remark)
@@ -189,15 +190,23 @@ def _check_signs(found: Calibration, code: Encoding) -> None:
         )
 
 
-def _check_clamps(graph: FoldedGraph, code: Encoding) -> None:
-    clamped = {name: node.activation.clamp for name, node in graph.neurons.items() if node.activation.clamp}
-    if clamped and code.clamp([]) is None:
-        able = [name for name, other in spiking.ENCODINGS.items() if other.clamp([]) is not None]
-        named = ", ".join(f"'{name}' (threshold={clamp:g})" for name, clamp in clamped.items())
-        raise ConversionError(
-            f"Layers with a ReLU that has a threshold cannot be converted: {named}. Neurons of the encoding "
-            f"{code.name!r} do not stay silent up to an activation. Take an encoding out of {able}."
-        )
+def _refused_by(code: Encoding) -> Callable[[Neurons], Refusal | None]:
+    """Whether neurons compute what the code cannot carry."""
+
+    def refusal(node: Neurons) -> Refusal | None:
+        activation = node.activation
+        if code.carries(activation):
+            return None
+        able = [name for name, other in spiking.ENCODINGS.items() if other.carries(activation)]
+        clamp = f" with threshold={activation.clamp:g}" if activation.clamp else ""
+        what = f"activation={activation.name!r}{clamp}, which neurons of the encoding {code.name!r} do not compute"
+        return Refusal(what, f"Take an encoding out of {able}, or train the network with ReLU.")
+
+    return refusal
+
+
+def _warn_of_missing_clamps(graph: FoldedGraph, code: Encoding) -> None:
+    clamped = [name for name, node in graph.neurons.items() if node.activation.clamp]
     if code.needs_clamp and len(clamped) < len(graph.neurons):
         logger.warning(
             "%s is for ANNs trained with the clamped ReLU, keras.layers.ReLU(threshold=beta); %d of %d layers have "

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 PACKAGE = "spiking"  # under which Keras registers what is saved
@@ -80,7 +81,7 @@ def decay(tau: float) -> float:
 
 def activation_of(identifier):
     """The activation of a name, a function, a layer or its configuration, which older versions of Keras do not take."""
-    if isinstance(identifier, dict) and identifier.get("module") == "keras.layers":
+    if isinstance(identifier, dict) and identifier.get("class_name") != "function":
         return keras.saving.deserialize_keras_object(identifier)
     return keras.activations.get(identifier)
 
@@ -232,6 +233,45 @@ class SpikingCell(keras.layers.Layer):
             for layer in config["synapse"]
         ]
         return cls(**config)
+
+
+class ActiveCell(SpikingCell):
+    """Base of cells whose neurons apply a function f of their own to the potential z, in the ANN's units.
+
+    What they send is (f(z) − c)/λ; without f it is z itself, which the synapse has brought to units of λ, above c.
+
+    Args:
+        activation: f, of Keras or registered with it, a function or a layer (with weights); None for none.
+        floor: c, what silence stands for; a number, or one per channel.
+        scale: λ; a number, or one per channel.
+    """
+
+    def __init__(self, synapse=(), activation=None, floor=0.0, scale=1.0, **kwargs):
+        super().__init__(synapse, **kwargs)
+        self.activation = None if activation is None else activation_of(activation)
+        self.floor, self.scale = floor, scale
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if isinstance(self.activation, keras.layers.Layer):
+            build_in_row([self.activation], (None, *self.current_shape))
+
+    def own_activation(self, potential: tf.Tensor, step: float) -> tf.Tensor:
+        """What neurons make of a potential, both in units of the step Δ; shape as `potential`.
+
+        Args:
+            step: Δ, in units of λ.
+        """
+        if self.activation is None:
+            return potential
+        # A product, because TensorFlow divides by a constant otherwise in a graph than outside.
+        per_step = 1 / (np.asarray(self.scale, np.float64) * step)
+        value = self.activation(potential * step) - tf.constant(self.floor, potential.dtype)
+        return value * tf.constant(per_step, potential.dtype)
+
+    def get_config(self):
+        activation = None if self.activation is None else keras.activations.serialize(self.activation)
+        return {**super().get_config(), "activation": activation, "floor": self.floor, "scale": self.scale}
 
 
 class PoolState(NamedTuple):

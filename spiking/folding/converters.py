@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers as kl
 
-from spiking.folding.activations import RECTIFIERS, Activation, known_activation
+from spiking.folding.activations import RECTIFIERS, Activation, WithArguments, elementwise, known_activation
 from spiking.folding.folded import Folded
 from spiking.folding.graph import Join
 from spiking.folding.interpolation import interpolation
@@ -28,7 +28,9 @@ def converts(*types: type) -> Callable:
 
 
 # Layers that may stand as the `activation=` argument of another.
-ACTIVATION_LAYERS = (kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, QuantisedReLU)
+ACTIVATION_LAYERS = (
+    kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, kl.PReLU, QuantisedReLU, WithArguments,
+)  # fmt: skip
 
 
 # --- Linear layers ---------------------------------------------------------------------------------------------------
@@ -236,14 +238,11 @@ def _activation(layer, x):
 @converts(kl.ReLU)
 def _relu(layer, x):
     if layer.negative_slope:
-        slope = float(layer.negative_slope)
-        raise Refusal(f"negative_slope={slope}", "Spikes stand for values ≥ 0: train with ReLU().")
-    if layer.threshold < 0:
-        raise Refusal(f"threshold={float(layer.threshold)}", "It must not be negative.")
+        return _activation_layer(layer, x)
     ceiling = None if layer.max_value is None else float(layer.max_value)
     if ceiling == 0:
         raise Refusal("max_value=0, which makes every activation 0", "Take a positive max_value, or none.")
-    return x.neurons(Activation(ceiling, float(layer.threshold)))
+    return x.neurons(Activation(ceiling=ceiling, clamp=float(layer.threshold)))
 
 
 @converts(QuantisedReLU)
@@ -251,7 +250,7 @@ def _quantised_relu(layer, x):
     ceiling = float(np.asarray(layer.ceiling))
     if ceiling <= 0:
         raise Refusal(f"its trained ceiling is {ceiling:g}", "It must be positive: train anew.")
-    return x.neurons(Activation(ceiling, levels=layer.levels))
+    return x.neurons(Activation(ceiling=ceiling, levels=layer.levels))
 
 
 @converts(kl.Softmax)
@@ -261,10 +260,14 @@ def _softmax(layer, x):
     return x.activation(keras.activations.softmax)
 
 
-@converts(kl.LeakyReLU, kl.ELU)
+@converts(kl.LeakyReLU, kl.ELU, WithArguments)
 def _activation_layer(layer, x):
-    x.row.template = "activation of '{node}'"
     return x.activation(layer)
+
+
+@converts(kl.PReLU)
+def _prelu(layer, x):
+    return x.neurons(elementwise(layer))  # at the end, too: a read-out has no weights for its activation
 
 
 # --- Joins ---------------------------------------------------------------------------------------------------------

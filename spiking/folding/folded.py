@@ -4,7 +4,7 @@
 conversion report, and refusals.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -26,12 +26,7 @@ from spiking.folding.graph import (
     sends_spikes,
 )
 from spiking.folding.linear import PADDING, Diagonal, Offset, channel_vector, is_weighted
-from spiking.folding.rows import Refusal, Row, WaitingPool
-
-HIDDEN_REMEDY = (
-    "Spikes stand for the values of a ReLU: hidden activations must be relu or relu6; others may stand at the end "
-    "only. Train the network with these."
-)
+from spiking.folding.rows import Refusal, Row, WaitingActivation, WaitingPool
 
 
 class Reading:
@@ -120,10 +115,9 @@ class Reading:
 
     def read_out(self, value: "Folded") -> str:
         """Makes an output of a value; returns the node's name."""
-        if not value.final:
-            value = value.settled()
-        row, activation = value.final or (None, keras.activations.linear)
-        named = value.stage_name() or (row.name if row else "scores")
+        final, activation = value.final, keras.activations.linear
+        value, activation = final.at_the_end(value.since_final) if final else (value.settled(), activation)
+        named = value.stage_name() or (final.row.name if final else "scores")
         name = named if named not in self.nodes else self.unique(f"{named}_scores")
         value.end(name, "read-out")
         self._value(ReadOut(name, value.shape, (Edge(value.source, value.chain.settled()),), activation))
@@ -157,7 +151,7 @@ class Folded:
         rows: of the ANN layers the value went through since the node.
         image_layers: (layer, input shape) of these layers while they act on the image alone.
         pools: max poolings behind the chain that wait for an activation.
-        final: (row, activation) of an activation that only a read-out can apply.
+        final: an activation of which nothing is computed yet.
     """
 
     reading: Reading
@@ -166,17 +160,24 @@ class Folded:
     rows: tuple[Row, ...] = ()
     image_layers: tuple = ()
     pools: tuple[WaitingPool, ...] = ()
-    final: tuple[Row, Callable] | None = None
+    final: WaitingActivation | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Without the batch axis."""
+        if self.final:
+            return self.final.shape
         return self.pools[-1].shape if self.pools else self.chain.shape
 
     @property
     def row(self) -> Row:
         """Of the layer that the value is going through."""
         return self.rows[-1]
+
+    @property
+    def since_final(self) -> tuple[Row, ...]:
+        """Of the layers behind the activation that waits."""
+        return self.rows[self.rows.index(self.final.row) + 1 :]
 
     @property
     def node(self) -> Node:
@@ -186,7 +187,7 @@ class Folded:
     @property
     def on_image(self) -> bool:
         """Whether everything so far acts on an input itself: no neurons yet, no kernel."""
-        return isinstance(self.node, Image) and not self.pools and not self.chain.weighted
+        return isinstance(self.node, Image) and not (self.pools or self.chain.weighted or self.final)
 
     def through(self, row: Row) -> "Folded":
         """The value on its way through one layer more."""
@@ -196,8 +197,8 @@ class Folded:
 
     def linear(self, layer) -> "Folded":
         """A linear layer becomes part of the next synapse."""
-        if self.final and moves_behind(self.final[1], layer, self.shape):
-            return replace(replace(self, final=None).linear(layer), final=self.final)
+        if self.final and moves_behind(self.final.function, layer, self.shape):
+            return replace(self, final=self.final.moving(self.row, layer))
         x = self._ready()
         if is_weighted(layer) and x.on_image and x.chain.links + x.image_layers and not x.chain.held_in_float32:
             x = x._acted_on_image(x.image_layers, x.rows[:-1], x.rows[-1:])
@@ -249,15 +250,16 @@ class Folded:
 
     def neurons(self, activation: Activation) -> "Folded":
         """An activation ends a synapse: here are neurons."""
-        x = replace(self.nothing_final(), pools=())
+        x = self.nothing_final() if activation.monotone else self._ready()
+        x, pools = replace(x, pools=()), x.pools
         self.row.template = self.row.template or "threshold of '{node}'"
         name = x.stage_name() or self.reading.unique(f"{self.source}_neurons")
         if name in self.reading.nodes:
             name = self.reading.unique(self.row.name if self.row.name not in self.reading.nodes else f"{name}_neurons")
-        kept = [pool.row for pool in self.pools]
+        kept = [pool.row for pool in pools]
         replace(x, rows=tuple(row for row in x.rows if row not in kept)).end(name, "spiking layer")
         value = self.reading.neurons(name, x.chain, x.source, activation)
-        for pool in self.pools:
+        for pool in pools:
             value = value._pooled(pool.layer, pool.row, Chain(pool.input_shape), pool.sign)
         return value
 
@@ -276,10 +278,10 @@ class Folded:
         return replace(value, chain=value.chain.affine(*vectors))
 
     def activation(self, activation) -> "Folded":
-        """An activation that only a read-out can apply; what follows it is refused."""
-        x = self.nothing_final().settled()
+        """An activation that a read-out applies, or neurons if anything follows that computes with it."""
+        x = self.nothing_final()
         self.row.template = self.row.template or "activation of '{node}'"
-        return replace(x, final=(self.row, activation))
+        return replace(x, final=WaitingActivation(self.row, activation, x, x.shape))
 
     def drop(self, why: str = "active in training only") -> "Folded":
         """A layer that does nothing outside training."""
@@ -288,7 +290,6 @@ class Folded:
 
     def act_on_image(self, layer) -> "Folded":
         """A layer that acts on the image itself, before it is coded."""
-        self.nothing_final()
         return self._acted_on_image((*self.image_layers, (layer, self.chain.shape)), self.rows, ())
 
     def joined(self, others: Sequence["Folded"], join: Join) -> "Folded":
@@ -328,17 +329,12 @@ class Folded:
     # What they share
 
     def _ready(self) -> "Folded":
-        """The value for a layer that needs it plain: nothing final before it, no poolings that wait."""
+        """The value for a layer that computes with it: no activation that waits before it, no poolings."""
         return self.nothing_final().settled()
 
     def nothing_final(self) -> "Folded":
-        if self.final:
-            holder, activation = self.final
-            name = getattr(activation, "__name__", type(activation).__name__)
-            raise Refusal(
-                f"activation='{name}' in front of '{self.row.name}'", HIDDEN_REMEDY, holder.name, holder.kind
-            )
-        return self
+        """The value with neurons for an activation that waits; refused if neurons cannot compute it."""
+        return self.final.computed(self.since_final) if self.final else self
 
     def stage_name(self) -> str | None:
         """The name of the ANN layer that holds the neurons: the last one with a kernel, else the last one."""

@@ -113,7 +113,8 @@ class Neurons(Node):
 
     def finish(self, dtype, neurons):
         if neurons is None:
-            return lambda potentials: self.activation(potentials[0])
+            activation = self.activation.computed(self.shape, dtype)
+            return lambda potentials: activation(potentials[0])
         return lambda potentials: neurons(self, potentials[0])
 
 
@@ -320,7 +321,7 @@ def sends_spikes(nodes, node) -> bool:
 def never_negative(nodes, node) -> bool:
     """Whether nothing that a node gives can be negative, whatever the image."""
     if isinstance(node, Neurons):
-        return not node.activation.identity
+        return node.activation.floor == 0  # a floor above 0 is none that silence stands for in a zero padding
     if isinstance(node, Relay | Pool):
         plain = all(keeps_signs(edge.chain) for edge in node.edges)
         return plain and all(never_negative(nodes, nodes[source]) for source in node.sources)

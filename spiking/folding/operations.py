@@ -8,6 +8,7 @@ from keras.src.ops import core as kc
 from keras.src.ops import nn as kn
 from keras.src.ops import numpy as knp
 
+from spiking.folding.activations import ELEMENTWISE, RECTIFIERS, tanh_gelu, with_arguments
 from spiking.folding.converters import CONVERTERS, activated, converts, negative
 from spiking.folding.folded import Folded
 from spiking.folding.graph import Join
@@ -27,28 +28,26 @@ def _same(operation, x):
 
 @converts(ka.ReLU)
 def _relu(operation, x):
-    return CONVERTERS[kl.ReLU](operation, x)
+    arguments = {name: getattr(operation, name) for name in ("max_value", "negative_slope", "threshold")}
+    return CONVERTERS[kl.ReLU](built(kl.ReLU(**arguments), x), x)
 
 
-# Operations that are an activation: operation type -> the function.
+# Operations that are an activation: operation type -> the function, whose arguments they have as attributes.
 ACTIVATION_OPERATIONS = {
-    kn.Relu: keras.activations.relu,
-    kn.Relu6: keras.activations.relu6,
-    kn.Sigmoid: keras.activations.sigmoid,
-    kn.Softplus: keras.activations.softplus,
-    kn.Softsign: keras.activations.softsign,
-    kn.Silu: keras.activations.silu,
-    kn.Selu: keras.activations.selu,
-    knp.Tanh: keras.activations.tanh,
-    knp.Exp: keras.activations.exponential,
-    kn.HardSigmoid: keras.activations.hard_sigmoid,
-    kn.HardSilu: keras.activations.hard_silu,
-}
+    operation: function
+    for function in (*RECTIFIERS, *ELEMENTWISE)
+    if (operation := getattr(kn, function.__name__.title().replace("_", ""), None))
+} | {knp.Tanh: keras.activations.tanh, knp.Exp: keras.activations.exponential}
 
 
 @converts(*ACTIVATION_OPERATIONS)
 def _activation_operation(operation, x):
-    return activated(ACTIVATION_OPERATIONS[type(operation)], x)
+    return activated(with_arguments(ACTIVATION_OPERATIONS[type(operation)], operation), x)
+
+
+@converts(kn.Gelu)
+def _gelu(operation, x):
+    return activated(tanh_gelu if operation.approximate else keras.activations.gelu, x)
 
 
 @converts(knp.Maximum)

@@ -18,7 +18,7 @@ from keras.src.models import Functional, Sequential
 from spiking.folding import operations  # noqa: F401  registers its converters
 from spiking.folding.converters import CONVERTERS
 from spiking.folding.folded import Folded, Reading
-from spiking.folding.graph import FoldedGraph
+from spiking.folding.graph import FoldedGraph, Neurons
 from spiking.folding.positions import at_all_positions
 from spiking.folding.rows import Refusal
 
@@ -27,12 +27,13 @@ class ConversionError(ValueError):
     """The ANN holds something that cannot be converted exactly."""
 
 
-def read(ann) -> FoldedGraph:
+def read(ann, refused_by: Callable[[Neurons], Refusal | None] = lambda node: None) -> FoldedGraph:
     """Reads an ANN and folds BatchNorm into its kernels, exactly.
 
     Args:
         ann: a built Keras model of any kind: `keras.Sequential`, functional, a subclass whose `call` uses Keras layers
             and operations; or what `read` returned, which comes back as it is.
+        refused_by: says of a layer of neurons why a code cannot carry it, if it cannot; None for what it can.
 
     Returns:
         The folded network: the same function as a graph of nodes.
@@ -41,6 +42,7 @@ def read(ann) -> FoldedGraph:
         ConversionError: layers, arguments or weights cannot be converted; names them all.
     """
     if isinstance(ann, FoldedGraph):
+        _check_neurons([], ann.nodes, ann.report, refused_by)
         return ann
     _check_model(ann)
     inputs, run = _entry(ann)
@@ -51,10 +53,20 @@ def read(ann) -> FoldedGraph:
         named = _outputs(reader, reader.run(ann, run, values))
     except Refusal as refusal:  # the model itself, or what stands at its end
         reading.refuse(refusal if refusal.name else Refusal(refusal.what, refusal.remedy, ann.name, type(ann).__name__))
-    if reading.refusals:
-        raise ConversionError(_refused(reading.refusals))
+    _check_neurons(reading.refusals, reading.nodes, reading.report(), refused_by)
     nodes = reading.graph(keras.tree.flatten(named))
     return FoldedGraph(nodes, named, inputs, tuple(reading.report()), ann.name, ann)
+
+
+def _check_neurons(refusals: list[Refusal], nodes, report, refused_by: Callable) -> None:
+    """Refuses what was refused before, and neurons that a code cannot carry, all at once."""
+    kinds = {row["layer"]: row["type"] for row in report}
+    for name, node in nodes.items():
+        refusal = refused_by(node) if isinstance(node, Neurons) else None
+        if refusal:
+            refusals = [*refusals, Refusal(refusal.what, refusal.remedy, name, kinds.get(name, "neurons"))]
+    if refusals:
+        raise ConversionError(_refused(refusals))
 
 
 def _image(reading: "Reading", spec) -> Folded:

@@ -1,9 +1,18 @@
-"""What reading writes down: refusals, what became of each ANN layer, and poolings that wait for an activation."""
+"""What reading writes down: refusals, what became of each ANN layer, poolings and activations that wait."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import keras
 import numpy as np
+
+from spiking.folding.activations import elementwise
+
+HIDDEN_REMEDY = (
+    "Neurons compute functions of their own potential: it may stand at the end only. Train the network with an "
+    "elementwise activation, or register it as one (docs/EXTENDING.md)."
+)
 
 
 class Refusal(Exception):
@@ -64,3 +73,59 @@ class WaitingPool:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.layer.compute_output_shape((None, *self.input_shape)))[1:]
+
+
+@dataclass(frozen=True, eq=False)
+class WaitingActivation:
+    """An activation as long as nothing computes with what it gives: a read-out may apply it, else it needs neurons.
+
+    Attributes:
+        row: of the layer that holds it.
+        function: the activation.
+        before: the `Folded` value in front of it.
+        shape: behind it and the layers that move its values.
+        moved: these layers, by the row.
+        made: `before` behind "neurons" that compute it, or with its poolings "settled": once for all listeners.
+    """
+
+    row: Row
+    function: Callable
+    before: Any
+    shape: tuple[int, ...]
+    moved: tuple[tuple[Row, Any], ...] = ()
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def moving(self, row: Row, layer) -> "WaitingActivation":
+        """With one layer more behind it."""
+        shape = tuple(layer.compute_output_shape((None, *self.shape)))[1:]
+        return replace(self, moved=(*self.moved, (row, layer)), shape=shape)
+
+    def computed(self, rows: Sequence[Row]) -> Any:
+        """The value behind neurons, and behind the layers since, which these rows are of.
+
+        Raises:
+            Refusal: the activation is not known to be elementwise.
+        """
+        activation = elementwise(self.function)
+        if activation is None:
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            what = f"activation='{name}' in front of '{rows[-1].name}'"
+            raise Refusal(what, HIDDEN_REMEDY, self.row.name, self.row.kind)
+        if "neurons" not in self.made:
+            self.made["neurons"] = self.before.neurons(activation)
+        return self._behind(self.made["neurons"], rows)
+
+    def at_the_end(self, rows: Sequence[Row]) -> tuple[Any, Callable]:
+        """The value for a read-out and the activation that this applies; arguments as of `computed`."""
+        if "neurons" in self.made and self.before.pools:  # which have moved behind the neurons
+            return self.computed(rows), keras.activations.linear
+        if "settled" not in self.made:
+            self.made["settled"] = self.before.settled()
+        return self._behind(self.made["settled"], rows), self.function
+
+    def _behind(self, value, rows):
+        moved = dict(self.moved)
+        for row in rows:
+            value = value.through(row)
+            value = value.linear(moved[row]) if row in moved else value
+        return value

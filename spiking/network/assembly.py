@@ -106,7 +106,12 @@ class Assembly:
             own |= self.code.clamp(np.broadcast_to(activation.clamp / scale, node.shape[-1:]).tolist())
         kind = self.code.neuron_conv2d if len(node.shape) == 3 else self.code.neuron
         shift = (found.shift - found.floor) / scale
-        cell = self._cell(kind, node, scale / found.gain, shift, **own)
+        if not activation.scales:
+            shift = found.shift
+            own["activation"] = activation.own_function(node.shape, self.dtype)
+            own |= {key: plain(values, node.shape) for key, values in (("floor", found.floor), ("scale", scale))}
+        unit = unit_of_potential(found, activation, self.code.full_activity)
+        cell = self._cell(kind, node, unit, shift, **own)
         return self._rnn(cell, node), scale * self.code.spike_value, found.floor
 
     def _read_out(self, node: ReadOut):
@@ -159,17 +164,23 @@ class Assembly:
         """λ of the only listener, where that takes the sum as it is; else 1."""
         listeners = [self.graph.nodes[name] for name in self.listeners[node.name]]
         if len(listeners) == 1 and isinstance(listeners[0], Neurons) and listeners[0].edge.chain.identity:
-            found = self.calibration.layers[listeners[0].name]
-            return limited(np.asarray(found.scale), listeners[0].activation, self.code.full_activity) / found.gain
+            found, activation = self.calibration.layers[listeners[0].name], listeners[0].activation
+            return unit_of_potential(found, activation, self.code.full_activity)
         return np.array(1.0)
 
     def _rnn(self, cell, node: Node, **keywords):
         return SpikingRNN(cell, name=node.name, **keywords)
 
 
+def unit_of_potential(found, activation, full: float) -> np.ndarray:
+    """What a potential of 1 stands for: λ; the ANN's 1 where f does not scale, so that λ acts on what is sent."""
+    unit = limited(np.asarray(found.scale), activation, full) if activation.scales else np.array(1.0)
+    return unit / found.gain
+
+
 def limited(scale: np.ndarray, activation, full: float) -> np.ndarray:
     """λ such that full activity, in units of λ, does not exceed the ANN's ceiling; rounded activations need it so."""
-    if activation.ceiling is None:
+    if activation.span is None:
         return scale
-    limit = activation.ceiling / full
+    limit = activation.span / full
     return np.array(limit) if activation.levels else np.minimum(scale, limit)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class LayerCalibration:
         clipped: share of the activations that lie above λ.
         silent: number of channels (without channels: 0 or 1) without any activation.
         raised: number of nearly dead channels, whose λ is the floor.
-        floor: what silence stands for: neurons of the identity send what exceeds it; a number, or (channels,).
+        floor: what silence stands for: neurons send what exceeds it; a number, or (channels,).
         gain, shift: correction of the potential, W∗x + b becomes gain·(W∗x + b) + shift; numbers, or (channels,).
     """
 
@@ -205,23 +205,23 @@ class Activations:
     def __init__(self, node: Neurons, per_channel: bool):
         channels = node.shape[-1]
         self.histogram = Histogram(channels if per_channel else 1)
-        self.identity, self.per_channel = node.activation.identity, per_channel
+        self.floor, self.per_channel = node.activation.floor, per_channel
         self.smallest, self.largest = np.full(channels, np.inf), np.full(channels, -np.inf)
 
     def update(self, values: np.ndarray) -> None:
         """Adds a batch `(batch, …, channels)`."""
-        if self.identity:
+        if self.floor is None:
             rows = values.reshape(-1, values.shape[-1])
             self.smallest = np.minimum(self.smallest, rows.min(axis=0))
             self.largest = np.maximum(self.largest, rows.max(axis=0))
         else:
-            self.histogram.update(values)
+            self.histogram.update(values - np.float32(self.floor) if self.floor else values)
 
     def calibrated(self, name: str, method: str, percentile: float, levels: int) -> "LayerCalibration":
-        """λ of the layer; where it computes the identity, the range of every channel, above the smallest value."""
-        if not self.identity:
+        """λ of the layer; where f has no infimum, the range of every channel, above the smallest value."""
+        if self.floor is not None:
             scale = self.histogram.scale(method, percentile, levels)
-            return _layer(name, self.histogram, scale, self.per_channel)
+            return replace(_layer(name, self.histogram, scale, self.per_channel), floor=np.array(self.floor))
         scale = (self.largest - self.smallest).astype(float)
         mean = scale[scale > 0].mean() if np.any(scale > 0) else 1.0
         return LayerCalibration(

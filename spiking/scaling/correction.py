@@ -38,8 +38,9 @@ LOSSES = {
 class RoundedNetwork:
     """The folded network with activations rounded to N levels, and the variables of the correction.
 
-    A potential z becomes the level clip(⌊a·z + c + ½⌋, 0, N), which stands for s times as much: a (`slopes`) and s
-    (`steps`) are kept as logarithms, a, c (`offsets`) and s have shape (channels,); one variable each by layer name.
+    A potential z becomes p = a·z + c, and that the level clip(⌊(f(p) − floor)/s + ½⌋, 0, N), which stands for s times
+    as much above the floor; for f that scale, p is in units of s. a (`slopes`) and s (`steps`) are kept as logarithms,
+    a, c (`offsets`) and s have shape (channels,); one variable each by layer name.
 
     Args:
         folded: the folded network.
@@ -50,12 +51,17 @@ class RoundedNetwork:
 
     def __init__(self, folded: FoldedGraph, calibration: Calibration, levels: int, full: float):
         self.calibration, self.levels, self.full = calibration, levels, full
-        self.ceilings = {name: node.activation.ceiling for name, node in folded.neurons.items()}
+        self.spans = {name: node.activation.span for name, node in folded.neurons.items()}
+        self.functions = {
+            name: node.activation.own_function(node.shape, "float32")
+            for name, node in folded.neurons.items()
+            if not node.activation.scales
+        }
         self.slopes, self.steps, self.offsets = {}, {}, {}
         for name, node in folded.neurons.items():
             channels = node.shape[-1:]
             step = np.log(np.broadcast_to(calibration.layers[name].scale, channels) * full / levels)
-            self.slopes[name] = tf.Variable(-step, dtype="float32")
+            self.slopes[name] = tf.Variable(0 * step if name in self.functions else -step, dtype="float32")
             self.steps[name] = tf.Variable(step, dtype="float32")
             self.offsets[name] = tf.Variable(np.zeros(channels), dtype="float32")
         self.potentials = {}  # of the last call
@@ -67,15 +73,18 @@ class RoundedNetwork:
         return self.forward(images)
 
     def _step(self, name) -> tf.Tensor:
-        step, ceiling = tf.exp(self.steps[name]), self.ceilings[name]
-        return step if ceiling is None else tf.minimum(step, ceiling / self.levels)
+        step, span = tf.exp(self.steps[name]), self.spans[name]
+        return step if span is None else tf.minimum(step, span / self.levels)
 
     def _round(self, node, x):
-        floor = tf.constant(self.calibration.layers[node.name].floor, x.dtype)
-        x, clamp = x - floor, node.activation.clamp
         self.potentials[node.name] = x
-        step = self._step(node.name)
+        floor = tf.constant(self.calibration.layers[node.name].floor, x.dtype)
+        step, clamp = self._step(node.name), node.activation.clamp
         raised = x * tf.exp(self.slopes[node.name]) + self.offsets[node.name]
+        if node.name in self.functions:
+            raised = (self.functions[node.name](raised) - floor) / step
+        else:
+            raised -= floor / step
         value = straight_through_levels(raised, float(self.levels)) * step
         return floor + (value if not clamp else tf.where(raised * step > clamp, value, 0))
 
@@ -89,11 +98,12 @@ class RoundedNetwork:
         layers = {}
         for layer, found in self.calibration.layers.items():
             step = self._step(layer).numpy().astype(float)
+            unit = 1.0 if layer in self.functions else step
             layers[layer] = replace(
                 found,
                 scale=step * self.levels / self.full,
-                gain=np.exp(self.slopes[layer].numpy().astype(float)) * step,
-                shift=self.offsets[layer].numpy().astype(float) * step,
+                gain=np.exp(self.slopes[layer].numpy().astype(float)) * unit,
+                shift=self.offsets[layer].numpy().astype(float) * unit,
             )
         return replace(self.calibration, layers=layers, per_channel=True, levels=self.levels, correction=name)
 
@@ -105,10 +115,11 @@ def fit_shifts(folded, batches: Batches, calibration, levels, full, verbose=0) -
     """
     network = RoundedNetwork(folded, calibration, levels, full)
     potentials = {}
+    activations = {name: node.activation.computed(node.shape, "float32") for name, node in folded.neurons.items()}
 
     def keep(node, x):
-        potentials[node.name] = x - tf.constant(calibration.layers[node.name].floor, x.dtype)
-        return node.activation(x)
+        potentials[node.name] = x
+        return activations[node.name](x)
 
     ann = folded.forward(neurons=keep)
 

@@ -44,7 +44,7 @@ def _add_pool(found, node: Pool) -> None:
 
 
 def _add_activation(found, node: Neurons) -> None:
-    found.update(repr(node.activation).encode())
+    found.update(node.activation.fingerprint())
 
 
 def _add_name(found, node: ReadOut) -> None:
