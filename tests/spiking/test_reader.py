@@ -423,7 +423,7 @@ def test_scales_that_differ_by_position_meet_no_maximum():
     np.testing.assert_allclose(keras.Model(snn.inputs, snn.outputs)([x]), snn(x), atol=1e-4)
 
 
-@pytest.mark.parametrize("layer", [kl.AveragePooling2D(2), kl.MaxPooling2D(2), kl.Resizing(2, 2), kl.CenterCrop(2, 2)])
+@pytest.mark.parametrize("layer", [kl.AveragePooling2D(2), kl.MaxPooling2D(2), kl.Resizing(2, 2), kl.Cropping2D(1)])
 def test_an_activation_of_the_image_is_not_lost(layer):
     ann = chain((4, 4, 1), kl.Activation("tanh"), layer, kl.Flatten(), kl.Dense(2))
     assert len(assert_same_function(ann, 4 * images((4, 4, 1))).neurons) == 1
