@@ -309,7 +309,8 @@ def test_refused(name):
 
 def test_all_that_cannot_be_converted_is_listed_at_once():
     with pytest.raises(ConversionError) as refusal:
-        read(dense(kl.Dense(3, square, name="first"), kl.LSTM(2, name="second"), kl.LayerNormalization(name="third")))
+        read(dense(kl.Dense(3, square, name="first"), kl.UnitNormalization(name="second"),
+                   kl.LayerNormalization(name="third")))  # fmt: skip
     message = str(refusal.value)
     assert [name in message for name in ("'first'", "'second'", "'third'")] == [True, True, True], message
 
