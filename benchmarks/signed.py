@@ -85,7 +85,7 @@ def run(chunks: int, runs: dict) -> None:
 
 
 def cost(images: int = 250, steps: int = 8, pairs: int = 9) -> dict:
-    """Median seconds of the loop on one core, unsigned and signed taking turns."""
+    """Median CPU seconds of the loop on one core, unsigned and signed taking turns."""
     from speed import one_core
 
     one_core()
@@ -98,10 +98,10 @@ def cost(images: int = 250, steps: int = 8, pairs: int = 9) -> dict:
         }
         for pair in range(pairs + 1):
             for signed, snn in snns.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 snn.simulate(data.x_test[:images])
                 if pair:  # the first traces
-                    seconds[signed].append(time.perf_counter() - started)
+                    seconds[signed].append(time.process_time() - started)
         unsigned, signed = (statistics.median(each) for each in seconds.values())
         found[network] = {"unsigned": unsigned, "signed": signed, "ratio": signed / unsigned}
         found[network]["median ratio"] = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
@@ -136,7 +136,7 @@ def section() -> list[str]:
                     f"{AIMS.get((name, t), '')} | {same:.2%} |"
                 )
     if COST.exists():
-        text += ["", "The loop with negative spikes, seconds on one core, medians of runs that take turns "
+        text += ["", "The loop with negative spikes, CPU seconds on one core, medians of runs that take turns "
                  "(`--cost`):", ""]  # fmt: skip
         text += [
             f"- {network}: {each['unsigned']:.2f} without, {each['signed']:.2f} with, {each['ratio']:.2f} times"

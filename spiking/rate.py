@@ -64,20 +64,19 @@ def counts_and_times(cell, current, state, timesteps):
 
 
 @traced_once
-def several_spikes(potential: tf.Tensor, threshold, least, most) -> tf.Tensor:
-    """clip(⌊V/θ⌋, least, most), with the surrogate derivative of `spike` at the nearest of the thresholds.
+def several_spikes(potential: tf.Tensor, least, most) -> tf.Tensor:
+    """clip(⌊V⌋, least, most), with the surrogate derivative of `spike` at the nearest of the thresholds.
 
     Args:
-        potential: V, any shape.
-        threshold: θ, the distance of the thresholds (least + 1)θ, …, most·θ.
+        potential: V in units of θ, any shape; the thresholds are least + 1, …, most.
         least, most: numbers of spikes, or tensors that broadcast to V.
     """
 
     def gradient(upstream):
-        nearest = tf.clip_by_value(tf.round(potential / threshold), least + 1, most)
-        return upstream / (threshold * tf.square(1 + tf.abs(potential / threshold - nearest))), None, None, None
+        nearest = tf.clip_by_value(tf.round(potential), least + 1, most)
+        return upstream / tf.square(1 + tf.abs(potential - nearest)), None, None
 
-    return tf.clip_by_value(tf.floor(potential / threshold), least, most), gradient
+    return tf.clip_by_value(tf.floor(potential), least, most), gradient
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
@@ -150,11 +149,11 @@ class LifNeuronCell(SpikingCell):
 
     def spikes(self, potential, state):
         """What the neurons send at a potential."""
-        if self.signed:
-            return several_spikes(potential, self.threshold, -tf.minimum(state.sent, 1), self.max_spikes)
-        if self.max_spikes > 1:
-            return several_spikes(potential, self.threshold, 0, self.max_spikes)
-        return spike(potential, self.threshold)
+        if not self.signed and self.max_spikes == 1:
+            return spike(potential, self.threshold)
+        least = -tf.minimum(state.sent, 1) if self.signed else 0
+        levels = potential if self.threshold == 1 else potential / self.threshold
+        return several_spikes(levels, least, self.max_spikes)
 
     def step(self, current, state):
         kept = state.potential if self.alpha == 1 else self.alpha * state.potential
