@@ -521,7 +521,6 @@ def test_a_distributed_functional_model_with_a_shortcut_and_a_shared_encoder():
         (kl.Conv1D(2, 2, padding="causal"), ["'each'", "padding='causal'", "ZeroPadding1D"]),
         (kl.DepthwiseConv1D(2, strides=2), ["'each'", "DepthwiseConv1D with strides=(2,)"]),
         (kl.LayerNormalization(), ["'each'", "TimeDistributed of LayerNormalization"]),
-        (kl.Dense(2, "tanh"), ["'each'", "activation='tanh'"]),
     ],
     ids=lambda each: type(each).__name__,
 )
