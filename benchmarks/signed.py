@@ -84,7 +84,7 @@ def run(chunks: int, runs: dict) -> None:
                     file.write(json.dumps(line) + "\n")
 
 
-def cost(images: int = 250, steps: int = 8, pairs: int = 9) -> dict:
+def cost(images: int = 100, steps: int = 8, pairs: int = 5) -> dict:
     """Median CPU seconds of the loop on one core, unsigned and signed taking turns."""
     from speed import one_core
 
