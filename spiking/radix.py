@@ -94,10 +94,10 @@ class LifNeuronCell(DigitCell, windows.WindowNeuronCell):
     """Neurons that integrate until their window opens, and send the digits of what they have in it.
 
         V ← V + h·W∗x/θ,   V(0) = bN/θ,   h = 2^(K−1−k) at step k = 0 … K−1 of any window
-        own window:   V ← [V > cN/θ]·(V + ½) at its opening,   s = [V ≥ h],   V ← V − s·h
+        own window:   V ← [V > cN/θ]·(u(V) + ½) at its opening,   s = [V ≥ h],   V ← V − s·h
 
     where x are the spikes of this step and V the membrane potential in units of Δ = θ/N, N = 2^K − 1; all of shape
-    `(batch, *neurons)`. So the receiver integrates the level clip(⌊V + ½⌋, 0, N). Args: as of
+    `(batch, *neurons)`. So the receiver integrates the level clip(⌊u + ½⌋, 0, N), u as of
     `spiking.windows.WindowNeuronCell`, `timesteps` being K.
     """
 
@@ -106,7 +106,7 @@ class LifNeuronCell(DigitCell, windows.WindowNeuronCell):
     def step(self, current, state):
         height, k = self.worth(state.time), state.time - self.window * self.timesteps
         state = self.integrated(current, state)
-        opened = tf.where(self.above_clamp(state.potential), state.potential + 0.5, 0)
+        opened = tf.where(self.above_clamp(state.potential), self.sent(state.potential) + 0.5, 0)
         potential = tf.where(tf.equal(k, 0), opened, state.potential)
         spikes = spike(potential, height) * tf.cast((k >= 0) & (k < self.timesteps), potential.dtype)
         return spikes, state._replace(potential=potential - spikes * height)

@@ -151,9 +151,6 @@ class TtfsExact(windows.WindowEncoding):
     spelling = SPELLING
     window_input = WindowInput
 
-    def carries(self, activation):
-        return True
-
     def activity(self, counts, times):
         """The level of the spike in units of λ: (N − k)θ/N, 0 for silent neurons."""
         steps = self.timesteps

@@ -382,6 +382,9 @@ class WindowEncoding(Encoding):
     def clamp(self, values):
         return {"clamp": values}
 
+    def carries(self, activation):
+        return True
+
     @property
     def spike_value(self):
         return self.threshold
