@@ -81,12 +81,26 @@ def in_float64(ann):
     return same
 
 
+def register_scaled_sum() -> None:
+    """A converter for the layer of InceptionResNetV2 that gives x + scale · y, as docs/EXTENDING.md shows."""
+    from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+
+    from conversion import converts
+    from spiking.folding.graph import Join
+
+    @converts(CustomScaleLayer)
+    def scaled_sum(layer, values):
+        first, second = values
+        return first.joined([second.scaled(layer.scale)], Join())
+
+
 def measure(name: str) -> dict:
     """What is told of one network."""
     import numpy as np
 
     from conversion import ConversionError, convert_ann_to_snn, read
 
+    register_scaled_sum()
     ann, images = build(name)
     found = {"network": name, "size": FAMILIES[name][0], **FAMILIES[name][1], "parameters": ann.count_params()}
     start = time.process_time()
@@ -161,6 +175,8 @@ def page(found: dict[str, dict]) -> str:
             errors = [f"{line[key]:.1e}" for key in ("float32", "rounding", "float64")]
             costs = [f"{line['seconds']:.1f}", f"{line['mib']:.0f}", f"{line['forward passes']:.2f}"]
             lines.append(f"| {' | '.join([name, str(line['size']) + '²', *counts, *errors, *costs])} |")
+    if missing := [name for name in FAMILIES if name not in found]:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
     lines += ["", "## Refused", ""] if refused else []
     for line in refused:
         lines += [f"**{line['network']}**", "", "```", line["refused"], "```", ""]
@@ -184,7 +200,7 @@ def main(arguments=None) -> None:
         if done.returncode:
             print(f"{name} failed, see above", flush=True)
             continue
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        found = read_results() | {name: json.loads(done.stdout.splitlines()[-1])}
         ordered = {each: found[each] for each in FAMILIES if each in found}
         RESULTS.write_text("".join(json.dumps(line) + "\n" for line in ordered.values()), encoding="utf-8")
         PAGE.write_text(page(ordered), encoding="utf-8")
