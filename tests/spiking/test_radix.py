@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import drive, dyadic, potentials
+from contract_networks import BUILDERS, build, images_for, make_dyadic, stock_stack
 from keras import layers as kl
 from random_graphs import random_graph
 from random_networks import random_network
-from test_contract import KINDS, build, convert, copy_of, make_dyadic, some_images, stock_stack
+from test_contract import convert, copy_of
 
 from benchmarks.wall import dyadic_snn
 from conversion import ann_and_snn_activations_per_layer, convert_ann_to_snn, diagnose, snn_activation_analysis
@@ -200,7 +201,7 @@ def assert_same_levels(digital, single, images, levels):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BUILDERS)
 @pytest.mark.parametrize("coding", ["current", "spikes"])
 def test_equals_ttfs_exact_on_the_contract_networks(kind, coding):
     ann = build(kind, "radix")
@@ -208,7 +209,7 @@ def test_equals_ttfs_exact_on_the_contract_networks(kind, coding):
     single = convert(ann, "ttfs_exact", timesteps=31, input_coding=coding)
     assert single.scales == digital.scales  # calibrated alike
     single.set_weights(digital.get_weights())
-    assert_same_levels(digital, single, some_images(ann.input_shape[1:]), 31)
+    assert_same_levels(digital, single, images_for(ann), 31)
 
 
 @pytest.mark.parametrize("seed", [0, 2, 4, 7, 8])
@@ -228,11 +229,11 @@ def test_equals_ttfs_exact_on_random_chains(seed):
 # --- the clock ---
 
 
-@pytest.mark.parametrize("network", [*KINDS, *(random_graph(seed, dyadic=True) for seed in (4, 7))], ids=str)
+@pytest.mark.parametrize("network", [*BUILDERS, *(random_graph(seed, dyadic=True) for seed in (4, 7))], ids=str)
 def test_loop_stock_stack_and_closed_form_are_one(network):
     if isinstance(network, str):
         snn = make_dyadic(convert(build(network, "radix"), "radix"))
-        images = some_images(snn.input_shape[1:])
+        images = images_for(snn)
     else:
         snn, images = dyadic_snn(network, "radix"), network.images
     asked = (SPIKE_COUNTS, FIRST_SPIKE_TIMES, RASTERS, READOUTS)
@@ -250,7 +251,7 @@ def test_loop_stock_stack_and_closed_form_are_one(network):
 
 def test_saved_and_loaded(tmp_path):
     snn = make_dyadic(convert(build("max_pool", "radix"), "radix", timesteps=3, input_coding="spikes"))
-    images = some_images(snn.input_shape[1:])
+    images = images_for(snn)
     snn.save(tmp_path / "snn.keras")
     again = keras.models.load_model(tmp_path / "snn.keras")
     assert again.encoding == snn.encoding and again.encoding.timesteps == 3
@@ -265,7 +266,7 @@ def test_saved_and_loaded(tmp_path):
 @pytest.fixture(scope="module")
 def converted():
     ann = build("max_pool", "radix")
-    images = some_images(ann.input_shape[1:], 20)
+    images = images_for(ann, 20)
     return ann, convert(ann, "radix", timesteps=5), images
 
 
