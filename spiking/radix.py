@@ -143,6 +143,7 @@ class LifNeuronCellMaxPool2D(windows.WindowPoolCell):
         doubled = 2 * tf.cast(tf.math.floormod(state.time, self.timesteps) != 0, current.dtype)
         received = doubled * state.received + current
         passed = signed_max_pool(self.pool, received, self.sign)
+        doubled = tf.reshape(doubled, (-1, *(1 for _ in self.pooled_shape)))  # a global pooling has fewer axes
         return passed - doubled * state.passed, PoolState(received, passed, state.time + 1)
 
     def get_config(self):

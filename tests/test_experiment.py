@@ -226,9 +226,9 @@ def test_the_ann_is_read_once_and_the_test_images_are_simulated_once(tmp_path, m
     reads, simulated = [], []
     read, simulate = conversion.read, spiking.SpikingModel.simulate
 
-    def counting_read(ann):
+    def counting_read(ann, *others):
         reads.extend([ann] if isinstance(ann, keras.Model) else [])
-        return read(ann)
+        return read(ann, *others)
 
     def counting_simulate(self, images, *args, **options):
         if tf.executing_eagerly():

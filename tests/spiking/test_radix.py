@@ -260,6 +260,17 @@ def test_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(stock_stack(again)(images), snn(images))
 
 
+def test_a_global_pooling_has_no_positions_left():
+    """Levels 5 and 3 of 7 at two positions: the larger one's digits, 1 0 1, for each of two images."""
+    pool = LifNeuronCellMaxPool2D(pool=kl.GlobalMaxPooling2D(), timesteps=3)
+    pool.build((None, 1, 2, 1))
+    digits = np.array([[THREE[5], THREE[3]]] * 2, np.float32)  # image, position, digit
+    state = pool.get_initial_state(2)
+    for k, expected in enumerate(THREE[5]):
+        passed, state = pool.step(tf.constant(digits[:, None, :, k, None]), state)
+        np.testing.assert_array_equal(passed, np.full((2, 1), expected))
+
+
 # --- what is measured ---
 
 
