@@ -84,7 +84,7 @@ def test_a_run_beside_a_link_that_leads_nowhere_gets_a_number(tmp_path):
 PROBES = """
 import sys
 from spiking.checks import check_folder
-for _ in range(300):
+for _ in range(800):
     check_folder("folder", sys.argv[1]).mkdir(parents=True, exist_ok=True)
 """
 
