@@ -233,9 +233,9 @@ def classic() -> dict:
 def low_latency(timesteps: int, signed: bool = False, max_spikes: int = 1) -> dict:
     """The settings for few time steps, for `convert_ann_to_snn(ann, images, "rate", T, **low_latency(T, signed=True))`.
 
-    Neurons with negative spikes are read out from the first step on: best at T = 4 and 8, within 0.4 points at 16 and 32
-    (1000 images); without
-    them the read-out ignores the first half, in which the spikes of deep layers are still wrong. Measured on two
+    Neurons with negative spikes are read out from the first step on: best at T = 4 and 8, within 0.4 points of the
+    best at 16 and 32 (1000 images); without them the read-out ignores the first half, in which the spikes of deep
+    layers are still wrong. Measured on two
     networks of 14 layers, docs/DEEP.md: a loss near 1 point takes 32 steps of single spikes and 8 to 16 of signed ones.
 
     Args:
