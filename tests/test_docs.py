@@ -1,10 +1,12 @@
 """The worked examples of the documentation run as they stand."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 import ann_training
@@ -13,8 +15,11 @@ import experiment
 import optimization
 import plotting
 import spiking
+from benchmarks import support
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").glob("*.ipynb")]
 
 
 @pytest.fixture
@@ -69,8 +74,8 @@ def test_the_tests_that_a_page_names_exist():
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
-    """Links, anchors, the navigation and every docstring of the reference."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    """Links, anchors, the navigation and every docstring of the reference. Under --quiet no warning would count."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "api" / "conversion" / "index.html").read_text(encoding="utf-8")
@@ -85,3 +90,41 @@ def test_the_names_of_today_exist():
     known = {name for module in (ann_training, conversion, experiment.Experiment, optimization, plotting)
              for name in dir(module)}  # fmt: skip
     assert len(called) > 10 and called <= known, called - known
+
+
+@pytest.mark.skipif(keras.version() < "3.15", reason="an older Keras knows fewer layers and activations")
+def test_the_readme_has_the_table_of_what_converts():
+    found = support.BLOCK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    remedy = "python benchmarks/support.py --write"
+    assert found[0] == found[1] + support.table() + found[2], remedy
+
+
+def test_names_that_differ_by_dimensions_are_one():
+    assert support.short(["Conv1D", "Conv2D", "Conv1DTranspose", "Add"]) == "Conv1D to 2D, Conv1DTranspose, Add"
+
+
+def text_of(page):
+    """What people read of a page, without code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"```.*?```|`[^`\n]*`", "code", text, flags=re.S)
+
+
+def anchors(page):
+    """What GitHub and the site call the headings of a page."""
+    heads = re.findall(r"^#+ +(.*)$", page.read_text(encoding="utf-8").replace("`", ""), re.M)
+    return {re.sub(r"[ -]+", "-", re.sub(r"[^\w\s-]", "", head.lower()).strip()) for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Files and anchors; links out of the project are not followed."""
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)) if "://" not in target]
+    assert targets or page.name != "README.md"
+    for target in targets:
+        name, _, anchor = target.partition("#")
+        place = (page.parent / name).resolve() if name else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
