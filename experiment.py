@@ -58,6 +58,7 @@ import numpy as np
 import tensorflow as tf
 
 import spiking
+from spiking.analysis import energy
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis, analyse
@@ -200,6 +201,8 @@ class Experiment(Shown):
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
         model: a trained network of one's own, a `keras.Model` or the path of a file that Keras saved; nothing is
             trained then. It takes the images as `ann_training.load_dataset` gives them, float32 in [0, 1].
+        hardware: whose energies are told, a name of `spiking.analysis.energy.HARDWARE`.
+        neuron_updates: whether the SNN's energy holds the updates of its neurons, too.
 
     All arguments but `dataset` are attributes, as checked; `encoding` is the (first) one.
 
@@ -253,6 +256,8 @@ class Experiment(Shown):
         training_levels: int | None = None,
         strategy: tf.distribute.Strategy | None = None,
         model: keras.Model | str | os.PathLike | None = None,
+        hardware: str = energy.DEFAULT,
+        neuron_updates: bool = False,
     ):
         given = {name: value for name, value in locals().items() if name not in ("self", "dataset")}
         vars(self).update(arguments.checked(given, Experiment, CHECKS))
@@ -441,7 +446,8 @@ class Experiment(Shown):
             logger.info("%s: accuracy of the SNN%s, %d %s images", result.encoding, also, len(images), part)
             if part == "test":
                 batches = conversion.labelled_batches(result.snn, images, labels, batch_size)
-                result.analysis = analyse(result.snn, screen.counted(batches, len(images)), result.ann.folded)
+                counted, told = screen.counted(batches, len(images)), (self.hardware, self.neuron_updates)
+                result.analysis = analyse(result.snn, counted, result.ann.folded, *told)
                 accuracy = result.analysis.accuracy
             else:
                 accuracy = conversion.snn_accuracy(result.snn, images, labels, batch_size, verbose=1)
@@ -547,7 +553,7 @@ class Experiment(Shown):
         if self._folder is None:
             return ["Nothing was written."]
         rows, missing = self.table(), [each for each in self.results if each not in self._logged]
-        lines = ["", text_table(rows), ""] if rows else []
+        lines = ["", text_table(rows), summaries.energy_remark(self.metrics.values()), ""] if rows else []
         lines += [f"Not finished: {', '.join(missing)}"] if missing else []
         path, tblogs = self._folder.path, self._folder.tblogs
         page = ", of which report.html shows all" if (path / "report.html").is_file() else ""

@@ -213,6 +213,10 @@ def simulated(reader: Reader, path: Path, images, steps: int, delay: int, names=
     return total.reshape(len(images), -1).numpy(), counter.totals
 
 
+def standard_error(values) -> float:
+    return float(np.std(values) / np.sqrt(len(values)))
+
+
 def measure(arguments) -> None:
     """Prints one row: a reader on one file."""
     import nir
@@ -222,18 +226,22 @@ def measure(arguments) -> None:
     run = functools.partial(simulated, reader, path, steps=int(told["timesteps"]), delay=int(told["readout_delay"]),
                             tuned=arguments.tuned)  # fmt: skip
     images, labels, answers = (held[key][: arguments.images] for key in ("images", "labels", "answers"))
-    begun = time.time()
-    size, found = arguments.batch, []
-    for start in range(0, len(images), size):
-        found.append(run(images=images[start : start + size])[0].argmax(-1))
-    found = np.concatenate(found)
-    names = [key[6:] for key in held.files if key.startswith("count/")]
-    _, counts = run(images=images[:COUNTED], names=names)
-    equal = {name: counts[name] == held[f"count/{name}"] for name in names}
+    counts = {key[6:]: held[key] for key in held.files if key.startswith("count/")}
+    equal, found, begun = {name: [] for name in counts}, [], time.time()
+    for start in range(0, len(images), arguments.batch):
+        part = slice(start, min(start + arguments.batch, len(images) if start >= COUNTED else COUNTED))
+        sums, counted = run(images=images[part], names=counts if start < COUNTED else ())
+        found.append(sums.argmax(-1))
+        for name, count in counted.items():
+            equal[name].append(count == counts[name][part])
+    found, equal = np.concatenate(found), {name: np.concatenate(each) for name, each in equal.items()}
+    better = (found == labels).astype(float) - (answers == labels)  # image by image
     row = {
         "file": path.stem, "reader": arguments.reader, "tuned": arguments.tuned, "images": len(labels),
         "timesteps": int(told["timesteps"]), "ann": float(held["ann"]), "snn": float(np.mean(answers == labels)),
         "accuracy": float(np.mean(found == labels)), "same_class": float(np.mean(found == answers)),
+        "accuracy_se": standard_error(found == labels), "difference_se": standard_error(better),
+        "counted": len(next(iter(equal.values()))),
         "equal_counts": sum(int(each.sum()) for each in equal.values()) / sum(each.size for each in equal.values()),
         "worst_layer": min(float(each.mean()) for each in equal.values()), "seconds": round(time.time() - begun, 1),
         "changes": [change.__name__ for change in reader.changes],

@@ -87,8 +87,10 @@ def test_files_hold_the_table_and_link_the_reports(folder):
     with (folder / "comparison.csv").open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert [float(row["SNN / %"]) for row in read] == pytest.approx([98.5, 90, 50])
-    page = Page((folder / "index.html").read_text(encoding="utf-8"))
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
     assert [tuple(row) for row in page.rows] == table.table()
+    assert text.count("Energy on 45nm_float32") == 1 and "memory access left out" in text
     assert page.links == ["comparison.csv", *["first%20%26%20best/report.html"] * 2, "group/second/report.html"]
     for line in str(table).splitlines()[3:]:
         assert re.match(r"(first & best|group/second) ", line)

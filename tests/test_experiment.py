@@ -481,6 +481,7 @@ def test_json_is_strict():
         *({"per_channel": value} for value in ("yes", 2)),
         *({"correction": value} for value in ("bias", True)),
         *({"training_levels": value} for value in (0, 2.5)),
+        {"hardware": "gpu"},
         {"strategy": "mirrored"},
         {"image_size_rescale": 0},
         {"image_depth_increase": 1.5},
@@ -557,6 +558,7 @@ def test_main_prints_the_table(tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "tiny.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     monkeypatch.chdir(tmp_path)
     options = "--network denseonly1 --epochs 1 --timesteps 6 --max-images 9 --seed 3 --name cli --norm-percentile 99"
+    options += " --hardware 7nm_int8 --neuron-updates"
     main([*options.split(), "--dataset", "tiny.npz", "--encoding", *TWO, "--tau", "40"])
     out = capsys.readouterr().out
     for word in ("encoding", "time steps", "spikes/neuron", "MACs", *TWO, "--logdir"):
@@ -565,7 +567,18 @@ def test_main_prints_the_table(tmp_path, capsys, monkeypatch):
     config = json.loads((tmp_path / "experiments" / "cli" / "config.json").read_text())
     hyperparameters = config["hyperparameters"][TWO[0]]
     expected = {"epochs": 1, "timesteps": 6, "seed": 3, "norm_percentile": 99.0, "tau": 40.0, "dataset": "tiny"}
+    expected |= {"hardware": "7nm_int8", "neuron_updates": True}
     assert {key: hyperparameters[key] for key in expected} == expected
+    # 7 nm, 8 bits: 0.077 pJ a MAC, 0.007 pJ an addition, of which a neuron's update is one.
+    metrics = json.loads((tmp_path / "experiments" / "cli" / "metrics.json").read_text())
+    report = (tmp_path / "experiments" / "cli" / "report.html").read_text(encoding="utf-8")
+    for each in metrics.values():
+        additions = each["snn/synaptic_operations"] + each["snn/neuron_updates"]
+        assert each["snn/energy"] == pytest.approx((0.077 * each["snn/macs"] + 0.007 * additions) * 1e-12)
+        assert each["ann/energy"] == pytest.approx(0.077e-12 * each["ann/macs"])
+    for shown in (out, report):
+        assert "Energy on 7nm_int8" in shown and "45nm" not in shown
+        assert "neuron updates at 0.007 pJ included, memory access left out. Jouppi" in shown
     assert (tmp_path / "tblogs" / "cli" / TWO[1]).is_dir()
     assert list((tmp_path / "experiments" / "anns").glob("denseonly1-*.keras"))
 

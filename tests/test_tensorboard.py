@@ -293,6 +293,7 @@ def test_the_comparison_stands_once_for_the_run(run, server):
     text = server.get("text/text", tag="comparison", **route)[-1]["text"]
     for encoding in ENCODINGS:
         assert encoding in text and f"{1e6 * metrics['per_encoding'][encoding]['snn/energy']:,.3f}" in text
+    assert "Energy on 45nm_float32" in text and "neuron updates left out, memory access left out" in text
 
 
 def test_hparams_compare_the_encodings(run, server):

@@ -1,7 +1,8 @@
 """What operations cost on some hardware: a table of published figures, each with its source.
 
 They are figures of arithmetic. What memory costs depends on where weights and states lie; a read of 64 bits stands
-beside, and is in no energy: it exceeds the arithmetic on most hardware.
+beside, and is in no energy: it exceeds the arithmetic on most hardware. docs/guides/energy.md says what each row was
+checked against.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Hardware:
         multiply, add: joule of one multiplication and of one addition; a MAC is both, a spike at a synapse (AC) is an
             addition.
         update: joule of the update of one neuron in one time step; on arithmetic units one addition.
-        read: joule of a read of 64 bits from a memory of 32 KB; None where it is part of the other figures.
+        read: joule of a read of 64 bits from a memory of 32 KB; None where the source tells of no memory.
         source: of the figures.
     """
 
@@ -48,8 +49,9 @@ def _arithmetic(summary: str, multiply: float, add: float, read: float, source: 
     return Hardware(summary, multiply * 1e-12, add * 1e-12, add * 1e-12, read * 1e-12, source)
 
 
-# On Loihi a synaptic operation is 23.6 pJ, memory included, and takes a weight of up to 9 bits: an analog input's MAC
-# is counted as one too, which no Loihi does (a host would).
+# Loihi's are simulations ahead of the silicon, a synaptic operation's the least that one takes; whether the read of its
+# weight is in it, the table does not tell. An analog input's MAC is counted as one too, which no Loihi does (a host
+# would).
 HARDWARE: dict[str, Hardware] = {
     "45nm_float32": _arithmetic("45 nm, 32-bit floating point", 3.7, 0.9, 20.0, HOROWITZ),
     "45nm_float16": _arithmetic("45 nm, 16-bit floating point", 1.1, 0.4, 20.0, HOROWITZ),
@@ -57,7 +59,7 @@ HARDWARE: dict[str, Hardware] = {
     "45nm_int8": _arithmetic("45 nm, 8-bit integers", 0.2, 0.03, 20.0, HOROWITZ),
     "7nm_float32": _arithmetic("7 nm, 32-bit floating point", 1.31, 0.38, 8.5, JOUPPI),
     "7nm_int8": _arithmetic("7 nm, 8-bit integers", 0.07, 0.007, 8.5, JOUPPI),
-    "loihi": Hardware("Intel Loihi, 14 nm", 0.0, 23.6e-12, 81e-12, None, LOIHI),
+    "loihi": Hardware("Intel Loihi, 14 nm, simulated, at the least", 0.0, 23.6e-12, 81e-12, None, LOIHI),
 }
 DEFAULT = "45nm_float32"
 
@@ -75,7 +77,7 @@ def assumptions(hardware: str, neuron_updates: bool) -> str:
     """One sentence that belongs beside every energy."""
     row = hardware_of(hardware)
     updates = f"neuron updates at {row.update * 1e12:g} pJ included" if neuron_updates else "neuron updates left out"
-    memory = "memory included" if row.read is None else "memory access left out"
+    memory = "memory access not told by the source" if row.read is None else "memory access left out"
     return (
         f"Energy on {hardware} ({row.summary}): {row.mac * 1e12:.4g} pJ per MAC, {row.add * 1e12:g} pJ per addition, "
         f"{updates}, {memory}. {row.source}."

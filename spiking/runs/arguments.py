@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from spiking.analysis.energy import HARDWARE
 from spiking.checks import check_choice, check_folder, check_percentile, check_real, check_whole
 from spiking.registry import ENCODINGS, get_encoding
 from spiking.runs.devices import check_strategy
@@ -40,6 +41,8 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "normalisation": functools.partial(check_choice, choices=tuple(METHODS)),
     "per_channel": functools.partial(check_choice, choices=(True, False)),
     "correction": functools.partial(check_choice, choices=tuple(CORRECTIONS)),
+    "hardware": functools.partial(check_choice, choices=tuple(HARDWARE)),
+    "neuron_updates": _yes_or_no,
     "strategy": lambda argument, value: check_strategy(value),
     "results_dir": check_folder,
     "tblogs_dir": check_folder,

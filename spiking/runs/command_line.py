@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from spiking.analysis.energy import DEFAULT, HARDWARE
 from spiking.registry import ENCODINGS, get_encoding
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CORRECTIONS
@@ -89,6 +90,9 @@ def argument_parser(networks: Iterable[str], datasets: Iterable[str], default: s
     add("--max-images", type=number, metavar="N", help="evaluate on the first N images (default: all)")
     add("--seed", type=number, metavar="N", help="of everything random (default: 0)")
     add("--name", metavar="RUN", help="of the run's folder (default: network, data set and time)")
+    add("--hardware", metavar="NAME", help=f"whose energies are told: {', '.join(HARDWARE)} (default: {DEFAULT})")
+    updates = "count the updates of neurons in the SNN's energy, too (default: MACs and additions alone)"
+    add("--neuron-updates", action=argparse.BooleanOptionalAction, help=updates)
     devices = "share each batch among N GPUs or, if there are fewer, N logical CPU devices (default: 1)"
     add("--devices", type=number, metavar="N", default=1, help=devices)
     add("--data-dir", metavar="DIR", help="folder that is searched first for the data set")

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spiking.analysis.energy import DEFAULT, assumptions
 from spiking.runs import report
 from spiking.runs.files import write_csv, write_text
+from spiking.runs.summaries import energy_remark
 from spiking.runs.trials import as_read, is_number
 from spiking.shown import Shown, plain_numbers
 
@@ -61,9 +61,8 @@ COLUMNS = (
 LEGEND = (
     "Per image of the test set, or for searches with validation of a part of the training set. difference: SNN minus "
     "ANN. latency: the time step from which on the accuracy stays within a point of the ANN's; none where it does not. "
-    f"{assumptions(DEFAULT, False)} seconds: of simulating the test images on the machine of the run. Repetitions are "
-    "means, SD their standard deviation; of a search the best trials are shown. Settings that are the same everywhere "
-    "are left out."
+    "seconds: of simulating the test images on the machine of the run. Repetitions are means, SD their standard "
+    "deviation; of a search the best trials are shown. Settings that are the same everywhere are left out."
 )
 
 
@@ -145,6 +144,7 @@ class RunTable(Shown):
             f"<p>{len(self)} rows, also as <a href='{TABLE}'>{TABLE}</a>. A click on a head sorts.</p>",
             table,
             report.note(LEGEND),
+            report.note(energy_remark(entry.metrics for entry in self.entries)),
         ]
         write_text(self.folder / PAGE, report.page("Runs", parts, wide=True))
 

@@ -164,6 +164,7 @@ def render(
         configuration: of the run; may be nested.
     """
     shared = {name: value for name, value in configuration.items() if name != "hyperparameters"}  # a table of its own
+    metrics = {each.encoding: each.metrics for each in sections}
     anchors = [(f"encoding-{number}", each) for number, each in enumerate(sections, 1)]
     links = [f'<a href="#{anchor}">{html.escape(each.encoding)}</a>' for anchor, each in anchors]
     links += ['<a href="#metrics">all metrics</a>', '<a href="#configuration">configuration</a>']
@@ -171,8 +172,8 @@ def render(
         f"<h1>{html.escape(str(name))}</h1>",
         f"<nav><p>{' · '.join(links)}</p></nav>",
         "<section><h2>Encodings compared</h2>",
-        table(summaries.comparison({each.encoding: each.metrics for each in sections})),
-        note(summaries.COMPARISON_NOTE),
+        table(summaries.comparison(metrics)),
+        note(summaries.comparison_note(metrics)),
         pictures(figures),
         "<h3>Settings</h3>",
         table(setting_table(sections)),

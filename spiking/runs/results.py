@@ -31,7 +31,7 @@ COMPARISON_FIGURE, LEARNING_FIGURE = "accuracy_per_timestep", "learning"
 # Arguments of an experiment that may influence every result; those that are None, for "not used here", are left out.
 HYPERPARAMETERS = (
     *("batch_size_ann_training", "batch_size_snn_eval", "epochs", "image_size_rescale"),
-    *("image_depth_increase", "max_images", "seed"),
+    *("image_depth_increase", "max_images", "seed", "hardware", "neuron_updates"),
 )
 
 

@@ -16,9 +16,10 @@ from spiking.network.model import SpikingModel
 from spiking.network.records import RASTERS
 
 __all__ = [
-    "ANALYSIS_METRICS", "BINS", "COMPARISON_NOTE", "LAYER_CURVES", "activity_histograms", "comparison",
-    "conversion_report", "histogram_of_counts", "histogram_of_values", "latency_remark", "layer_curves",
-    "layer_legend", "peak_remark", "rasters", "spike_histograms", "weight_histograms", "weights_per_layer",
+    "ANALYSIS_METRICS", "BINS", "LAYER_CURVES", "activity_histograms", "comparison", "comparison_note",
+    "conversion_report", "energy_remark", "histogram_of_counts", "histogram_of_values", "latency_remark",
+    "layer_curves", "layer_legend", "peak_remark", "rasters", "spike_histograms", "weight_histograms",
+    "weights_per_layer",
 ]  # fmt: skip
 
 BINS = 60  # at most, in one histogram
@@ -160,12 +161,26 @@ def rasters(snn: SpikingModel, image: np.ndarray) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
 
-COMPARISON_NOTE = (
-    "On the test images. difference: SNN minus ANN, in points. latency: the time step from which on the accuracy stays "
-    "within a point of the ANN's; a dash where it does not. Spikes, operations and energy are means per image. "
-    "ops/MACs: additions of the SNN for each multiply-accumulate of the ANN. "
-    f"{assumptions(DEFAULT, False)} The ANN's is for all its MACs. seconds: of simulating the test images here."
-)
+
+def energy_remark(metrics: Iterable[Mapping]) -> str:
+    """What the energies of some runs assume: a sentence for each hardware among them.
+
+    Args:
+        metrics: of each run, with its settings; runs of version 0.1 had no choice.
+    """
+    choices = ((each.get("experiment/hardware"), each.get("experiment/neuron_updates")) for each in metrics)
+    told = dict.fromkeys((hardware or DEFAULT, bool(updates)) for hardware, updates in choices)
+    return " ".join(assumptions(*choice) for choice in told)
+
+
+def comparison_note(metrics: Mapping[str, Mapping]) -> str:
+    """What the columns of `comparison` mean, for the same metrics."""
+    return (
+        "On the test images. difference: SNN minus ANN, in points. latency: the time step from which on the accuracy "
+        "stays within a point of the ANN's; a dash where it does not. Spikes, operations and energy are means per "
+        "image. ops/MACs: additions of the SNN for each multiply-accumulate of the ANN. "
+        f"{energy_remark(metrics.values())} The ANN's is for all its MACs. seconds: of simulating the test images here."
+    )
 
 
 def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:

@@ -74,10 +74,11 @@ def log_comparison(folder: Path, finished: Sequence[Result]) -> None:
     Raises:
         tf.errors.OpError, OSError: the log cannot be written.
     """
-    table, step = summaries.comparison({each.encoding: each.metrics for each in finished}), len(finished)
+    metrics, step = {each.encoding: each.metrics for each in finished}, len(finished)
+    text = f"{text_table(summaries.comparison(metrics))}\n\n{summaries.energy_remark(metrics.values())}"
     figures = {name: path for each in finished for name, path in each.figures.items() if is_shared(name)}
     with tf.summary.create_file_writer(str(folder)).as_default():
-        tf.summary.text("comparison", _preformatted(text_table(table)), step=step)
+        tf.summary.text("comparison", _preformatted(text), step=step)
         for name, path in figures.items():
             tf.summary.image(f"figures/{name}", _image(path), step=step)
 

@@ -50,7 +50,7 @@ def test_what_stands_beside_an_energy():
         "Energy on 45nm_float32 (45 nm, 32-bit floating point): 4.6 pJ per MAC, 0.9 pJ per addition, neuron updates "
         "left out, memory access left out. Horowitz 2014"
     )
-    assert "neuron updates at 81 pJ included, memory included" in assumptions("loihi", True)
+    assert "neuron updates at 81 pJ included, memory access not told by the source" in assumptions("loihi", True)
 
 
 def test_unknown_hardware_is_refused_before_any_work(snn):

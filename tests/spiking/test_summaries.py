@@ -167,6 +167,14 @@ def test_comparison_leaves_out_what_is_not_analysed():
     assert len(head) == len(rows[0])
 
 
+def test_energies_are_told_once_for_each_hardware():
+    usual, other = {"ann/eval/test": 0.5}, {"experiment/hardware": "loihi", "experiment/neuron_updates": True}
+    told = summaries.energy_remark([usual, other, {**usual, "experiment/hardware": "45nm_float32"}, dict(other)])
+    assert [told.count(f"Energy on {name} ") for name in ("45nm_float32", "loihi", "7nm_int8")] == [1, 1, 0]
+    assert told.count("neuron updates left out") == told.count("neuron updates at 81 pJ included") == 1
+    assert summaries.energy_remark([other]) in summaries.comparison_note({"one": other})
+
+
 def test_peak_remark():
     early = analysis(timesteps=3, accuracy_per_timestep=np.array([0.1, 0.95, 0.9]))
     told = "Its accuracy peaks at time step 2 of 3 with 95.00%; at the end it is 5.00 points lower."
