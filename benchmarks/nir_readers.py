@@ -6,7 +6,9 @@
     python benchmarks/nir_readers.py read                       # loads every file into every reader; a row of JSON each
 
 `make` needs this toolbox, `read` runs itself again in the environment of `install`. Each reader gets the file of the
-reset that it has. What must be changed for a reader to take a file at all, or to have our neurons, is in `READERS`.
+reset that it has; tuned, that of the network that subtracts. What must be changed for a reader to take a file at all,
+or to have our neurons, is in `READERS`. A file whose V(0) is left to the host (`make --start host`) is for tuned readers,
+whose potentials start there.
 """
 
 import argparse
@@ -56,8 +58,8 @@ def make(arguments) -> None:
     for reset in RESETS:
         own = {"reset": reset, "initial_potential": arguments.initial_potential}
         snn = conversion.convert_ann_to_snn(graph, found, "rate", arguments.timesteps, **own)
-        path = FOLDER / f"{name}_v{arguments.initial_potential:g}_{reset}.nir"
-        conversion.export_nir(snn, path)
+        path = FOLDER / f"{name}_v{arguments.initial_potential:g}_{arguments.start}_{reset}.nir"
+        conversion.export_nir(snn, path, arguments.start)
         answers = snn.predict(images, batch_size=200, verbose=0).argmax(-1)
         counts = snn.simulate(images[:COUNTED], "spike_counts").spike_counts
         first = np.moveaxis(np.asarray(next(iter(snn.plan.inputs.values())).preprocess(images)), -1, 1)
@@ -127,6 +129,23 @@ def load_spikingjelly(graph, steps, batch):
     return nir_exchange.import_from_nir(graph, dt=1.0)
 
 
+def in_order(network):
+    """nirtorch.load executes nodes in an order in which a sum may stand ahead of a summand, which is then left out."""
+    graph, ordered = network.graph, []
+    while len(ordered) < len(graph.node_list):
+        for node in graph.node_list:
+            if node not in ordered and all(source in ordered for source in graph.find_source_nodes_of(node)):
+                ordered.append(node)
+    network.execution_order = [node for node in ordered if node.elem is not None]
+
+
+def states_inside(network):
+    """snnTorch: neurons keep their potential and give spikes alone; nirtorch 2.6 hands on (spikes, potential) else."""
+    for module in network.modules():
+        if hasattr(module, "init_hidden"):
+            module.init_hidden = True
+
+
 def one_spike_no_floor(network):
     """sinabs: one spike a step at most, no lower limit of the potential."""
     from sinabs.activation import SingleSpike
@@ -136,11 +155,74 @@ def one_spike_no_floor(network):
             module.min_v_mem, module.spike_fn = None, SingleSpike
 
 
+def subtracting_norse(network):
+    """Norse's integrate-and-fire neurons know reset to a value alone: its step with its own `reset_subtract`."""
+    from norse.torch.functional.iaf import IAFFeedForwardState
+    from norse.torch.functional.reset import reset_subtract
+    from norse.torch.functional.threshold import threshold
+
+    def step(current, state, p, dt):
+        potential = state.v + current
+        spikes = threshold(potential - p.v_th, p.method, p.alpha)
+        return spikes, IAFFeedForwardState(v=reset_subtract(spikes, potential, p.v_reset, p.v_th))
+
+    for module in network.modules():
+        if hasattr(module, "activation"):
+            module.activation = step
+
+
+def subtracting_spikingjelly(network):
+    """SpikingJelly: a neuron without v_reset subtracts."""
+    for module in network.modules():
+        if hasattr(module, "v_reset"):
+            module.v_reset = None
+
+
 def no_leak(network):
-    """snnTorch: IF is read as Leaky with beta = 0.9."""
+    """snnTorch: IF is read as Leaky with beta = 0.9, and loses the spikes of a neuron that stays above its threshold."""
     for module in network.modules():
         if hasattr(module, "beta"):
             module.beta.fill_(1.0)
+            module.reset_delay = True
+
+
+# Where the potentials start. A network is made anew for each batch.
+
+
+def start_sinabs(network, value, batch):
+    def set_potential(module, inputs):
+        module.init_state_with_shape((batch, *inputs[0].shape[1:]))
+        module.v_mem.fill_(value)
+
+    for module in network.modules():
+        if hasattr(module, "min_v_mem"):
+            module.register_forward_pre_hook(set_potential)
+
+
+def start_norse(network, value, batch):
+    import torch
+
+    for module in network.modules():  # a neuron that subtracts knows no other use of it
+        if hasattr(module, "activation"):
+            module.p = module.p._replace(v_reset=torch.tensor(value))
+
+
+def start_snntorch(network, value, batch):
+    import torch
+
+    def set_potential(module, inputs):
+        if module.mem.shape != inputs[0].shape:
+            module.mem = torch.full_like(inputs[0], value)
+
+    for module in network.modules():
+        if hasattr(module, "init_hidden"):
+            module.register_forward_pre_hook(set_potential)
+
+
+def start_spikingjelly(network, value, batch):
+    for module in network.modules():
+        if hasattr(module, "v_reset"):
+            module.v = value
 
 
 class Reader(NamedTuple):
@@ -150,7 +232,9 @@ class Reader(NamedTuple):
         load: `(graph, timesteps, batch) -> ` a torch module.
         reset: that it has, whatever the file says.
         changes: to the graph, without which it does not run.
-        tuned: what gives it our neurons; None for nothing.
+        mends: to the network, without which it does not run, or leaves nodes out.
+        tuned: what gives it our neurons, which subtract.
+        start: sets the potentials, `(network, value, batch)`.
         squeezed: whether it takes all steps at once, time within the batch axis.
         reason: for what differs, as read.
     """
@@ -158,18 +242,22 @@ class Reader(NamedTuple):
     load: Callable
     reset: str
     changes: tuple[Callable, ...]
-    tuned: Callable | None
+    mends: tuple[Callable, ...]
+    tuned: Callable
+    start: Callable
     squeezed: bool
     reason: str
 
 
 READERS = {
-    "sinabs": Reader(load_sinabs, "subtract", (), one_spike_no_floor, True,
-                     "several spikes a step, potentials end at -threshold, V(0) is a bias of V(0)/T"),
-    "norse": Reader(load_norse, "zero", (flatten_behind_the_batch,), None, False, "V(0) is a bias of V(0)/T"),
-    "snntorch": Reader(load_snntorch, "subtract", (flatten_behind_the_batch, average_pooling), no_leak, False,
-                       "IF is read as leaky, beta = 0.9; fires above the threshold, not from it on"),
-    "spikingjelly": Reader(load_spikingjelly, "zero", (average_pooling,), None, False, "V(0) is a bias of V(0)/T"),
+    "sinabs": Reader(load_sinabs, "subtract", (), (in_order,), one_spike_no_floor, start_sinabs, True,
+                     "several spikes a step, potentials end at -threshold"),
+    "norse": Reader(load_norse, "zero", (flatten_behind_the_batch,), (in_order,), subtracting_norse, start_norse, False,
+                    "reset to zero, as the file's network"),
+    "snntorch": Reader(load_snntorch, "subtract", (flatten_behind_the_batch, average_pooling), (states_inside,),
+                       no_leak, start_snntorch, False, "IF is read as leaky, beta = 0.9"),
+    "spikingjelly": Reader(load_spikingjelly, "zero", (average_pooling,), (), subtracting_spikingjelly,
+                           start_spikingjelly, False, "reset to zero, as the file's network"),
 }  # fmt: skip
 
 
@@ -189,7 +277,7 @@ class Counter:
         self.totals[node] = self.totals.get(node, 0) + spikes
 
 
-def simulated(reader: Reader, path: Path, images, steps: int, delay: int, names=(), tuned=False):
+def simulated(reader: Reader, path: Path, images, steps: int, delay: int, names=(), tuned=False, start=0.0):
     """Sums of the outputs behind the first steps, and spike counts by node, of one batch of images."""
     import nir
     import torch
@@ -198,8 +286,10 @@ def simulated(reader: Reader, path: Path, images, steps: int, delay: int, names=
     for change in reader.changes:
         change(graph)
     network = reader.load(graph, steps, len(images)).eval()
-    if tuned:
-        reader.tuned(network)
+    for change in (*reader.mends, *[reader.tuned] * tuned):
+        change(network)
+    if start:
+        reader.start(network, start, len(images))
     counter, x = Counter(network, names, len(images)), torch.from_numpy(images)
     with torch.no_grad():
         if reader.squeezed:
@@ -224,7 +314,7 @@ def measure(arguments) -> None:
     reader, path = READERS[arguments.reader], Path(arguments.file)
     told, held = nir.read(path).metadata, np.load(path.with_suffix(".npz"))
     run = functools.partial(simulated, reader, path, steps=int(told["timesteps"]), delay=int(told["readout_delay"]),
-                            tuned=arguments.tuned)  # fmt: skip
+                            tuned=arguments.tuned, start=float(told.get("initial_potential", 0.0)))  # fmt: skip
     images, labels, answers = (held[key][: arguments.images] for key in ("images", "labels", "answers"))
     counts = {key[6:]: held[key] for key in held.files if key.startswith("count/")}
     equal, found, begun = {name: [] for name in counts}, [], time.time()
@@ -244,8 +334,8 @@ def measure(arguments) -> None:
         "counted": len(next(iter(equal.values()))),
         "equal_counts": sum(int(each.sum()) for each in equal.values()) / sum(each.size for each in equal.values()),
         "worst_layer": min(float(each.mean()) for each in equal.values()), "seconds": round(time.time() - begun, 1),
-        "changes": [change.__name__ for change in reader.changes],
-        "reason": reader.tuned.__name__ if arguments.tuned else reader.reason,
+        "changes": [each.__name__ for each in (*reader.changes, *reader.mends, *[reader.tuned] * arguments.tuned)],
+        "reason": "" if arguments.tuned else reader.reason,
     }  # fmt: skip
     print(json.dumps(row))
 
@@ -255,8 +345,9 @@ def read(arguments) -> None:
     python, rows = arguments.environment / "bin" / "python", FOLDER / "rows.jsonl"
     for path in sorted(FOLDER.glob("*.nir")):
         for name, reader in READERS.items():
-            for tuned in (False, True) if reader.tuned else (False,):
-                if not path.stem.endswith(reader.reset):
+            for tuned in (False, True):
+                fits = tuned or "_host_" not in path.stem
+                if not fits or not path.stem.endswith("subtract" if tuned else reader.reset):
                     continue
                 command = [str(python), __file__, "measure", name, str(path), "--batch", str(arguments.batch)]
                 command += ["--images", str(arguments.images), *["--tuned"] * tuned]
@@ -283,6 +374,7 @@ def main() -> None:
             command.add_argument("--resnet", type=Path)
             command.add_argument("--timesteps", type=int, default=32)
             command.add_argument("--initial-potential", type=float, default=0.5)
+            command.add_argument("--start", choices=("bias", "host"), default="bias")
         if task is measure:
             command.add_argument("reader", choices=READERS)
             command.add_argument("file")
