@@ -7,8 +7,8 @@
 
 `make` needs this toolbox, `read` runs itself again in the environment of `install`. Each reader gets the file of the
 reset that it has; tuned, that of the network that subtracts. What must be changed for a reader to take a file at all,
-or to have our neurons, is in `READERS`. A file whose V(0) is left to the host (`make --start host`) is for tuned readers,
-whose potentials start there.
+or to have our neurons, is in `READERS`. A file whose V(0) is left to the host (`make --start host`) is for tuned
+readers, whose potentials start there.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def subtracting_spikingjelly(network):
 
 
 def no_leak(network):
-    """snnTorch: IF is read as Leaky with beta = 0.9, and loses the spikes of a neuron that stays above its threshold."""
+    """snnTorch: IF is read as Leaky with beta = 0.9, and a neuron that stays above its threshold loses spikes."""
     for module in network.modules():
         if hasattr(module, "beta"):
             module.beta.fill_(1.0)
