@@ -42,10 +42,10 @@ class NeuronState(NamedTuple):
 
 
 class SignedState(NamedTuple):
-    """`potential`: membrane potential V; `sent`: positive spikes so far less negative ones, n; both `(batch, …)`."""
+    """`potential`: membrane potential V; `least`: −n, where n is what was sent so far; both `(batch, …)`."""
 
     potential: tf.Tensor
-    sent: tf.Tensor
+    least: tf.Tensor
 
 
 class IntegratorState(NamedTuple):
@@ -65,18 +65,19 @@ def counts_and_times(cell, current, state, timesteps):
 
 @traced_once
 def several_spikes(potential: tf.Tensor, least, most) -> tf.Tensor:
-    """clip(⌊V⌋, least, most), with the surrogate derivative of `spike` at the nearest of the thresholds.
+    """max(clip(⌊V⌋, −1, most), least), with the surrogate derivative of `spike` at the nearest of the thresholds.
 
     Args:
-        potential: V in units of θ, any shape; the thresholds are least + 1, …, most.
-        least, most: numbers of spikes, or tensors that broadcast to V.
+        potential: V in units of θ, any shape; the thresholds are max(least, −1) + 1, …, most.
+        least: the fewest spikes, at most 0; a number or a tensor that broadcasts to V.
+        most: the most spikes, a number.
     """
 
     def gradient(upstream):
-        nearest = tf.clip_by_value(tf.round(potential), least + 1, most)
+        nearest = tf.clip_by_value(tf.round(potential), tf.maximum(least, -1) + 1, most)
         return upstream / tf.square(1 + tf.abs(potential - nearest)), None, None
 
-    return tf.clip_by_value(tf.floor(potential), least, most), gradient
+    return tf.maximum(tf.clip_by_value(tf.floor(potential), -1, most), least), gradient
 
 
 @keras.saving.register_keras_serializable(f"{PACKAGE}.rate")
@@ -145,15 +146,14 @@ class LifNeuronCell(SpikingCell):
         return SignedState(potential, self.filled(batch_size)) if self.signed else NeuronState(potential)
 
     def spike_count(self, state):
-        return state.sent if self.signed else None
+        return -state.least if self.signed else None
 
     def spikes(self, potential, state):
         """What the neurons send at a potential."""
         if not self.signed and self.max_spikes == 1:
             return spike(potential, self.threshold)
-        least = -tf.minimum(state.sent, 1) if self.signed else 0
         levels = potential if self.threshold == 1 else potential / self.threshold
-        return several_spikes(levels, least, self.max_spikes)
+        return several_spikes(levels, state.least if self.signed else 0, self.max_spikes)
 
     def step(self, current, state):
         kept = state.potential if self.alpha == 1 else self.alpha * state.potential
@@ -163,7 +163,7 @@ class LifNeuronCell(SpikingCell):
             potential -= spikes if self.threshold == 1 else self.threshold * spikes
         else:
             potential *= 1 - spikes
-        return spikes, SignedState(potential, state.sent + spikes) if self.signed else NeuronState(potential)
+        return spikes, SignedState(potential, state.least - spikes) if self.signed else NeuronState(potential)
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold, **{key: getattr(self, key) for key in NEURON}}

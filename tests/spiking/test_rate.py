@@ -134,7 +134,7 @@ def test_take_back_by_hand():
     spikes, states = drive(LifNeuronCell(bias=None, signed=True), [[1.5], [-1], [-1], [0.25], [-2]], batched=False)
     assert spikes[:, 0].tolist() == [1, -1, 0, 0, 0]
     assert potentials(states)[:, 0].tolist() == [0.5, 0.5, -0.5, -0.25, -2.25]
-    assert [float(state.sent[0, 0]) for state in states] == [1, 0, 0, 0, 0]
+    assert [-float(state.least[0, 0]) for state in states] == [1, 0, 0, 0, 0]
 
 
 def test_a_potential_of_zero_takes_nothing_back():
@@ -189,7 +189,7 @@ def test_surrogate_derivative_by_hand(most, signed):
     cell.build((None, 4))
     v = np.array([[-0.25, 0.125, 1.125, 2.5]], np.float32)  # V/θ = −.5 .25 2.25 5
     nearest = {1: [1, 1, 1, 1], 3: [1, 1, 2, 3]}[most]
-    state = (tf.zeros((1, 4)), tf.ones((1, 4)))[: 1 + signed]
+    state = (tf.zeros((1, 4)), -tf.ones((1, 4)))[: 1 + signed]  # one was sent before
     if signed:
         nearest = [0, 0, *nearest[2:]]
     current = tf.constant(v)
