@@ -41,14 +41,15 @@ class Histogram:
 
     def _count(self, values) -> None:
         self.seen += len(values)
-        largest = values.max(axis=0)
+        largest = values.max(axis=0) if self.channels > 1 else values.max()
         self.maximum = np.maximum(self.maximum, np.where(largest < 2.0**FIRST_EXPONENT, 0, largest))
-        bins = (values.view(np.int32) >> self.SHIFT).astype(np.int64) - self.FIRST
-        positive = bins >= 0
-        if not positive.any():
+        bins = values.view(np.int32) >> self.SHIFT
+        positive = bins >= self.FIRST
+        found = bins[positive]
+        if not len(found):
             return
-        low, high = bins[positive].min(), bins.max() + 1
-        keys = (bins - low + np.arange(self.channels) * (high - low))[positive]
+        low, high = int(found.min()), int(found.max()) + 1
+        keys = self._apart(bins, low, high)[positive] if self.channels > 1 else found - low
         if self.channels * (high - low) <= 8 * CHUNK:
             counts = np.bincount(keys)
             keys = np.flatnonzero(counts)
@@ -56,9 +57,14 @@ class Histogram:
         else:
             keys, counts = np.unique(keys, return_counts=True)
         channel, bins = np.divmod(keys, high - low)
-        self._waiting.append((channel * BINS + bins + low, counts))
+        self._waiting.append((channel * BINS + bins + low - self.FIRST, counts))
         if sum(len(keys) for keys, _ in self._waiting) > max(len(self._keys), CHUNK):
             self._merge()
+
+    def _apart(self, bins, low: int, high: int) -> np.ndarray:
+        """Numbers that tell bins of different channels apart: channel · (high − low) + bin − low."""
+        integers = np.int32 if self.channels * (high - low) < 2**31 else np.int64
+        return bins + (np.arange(self.channels, dtype=integers) * (high - low) - low)
 
     def _merge(self) -> None:
         parts = [(self._keys, self._counts), *self._waiting]
