@@ -4,6 +4,8 @@ Memory does not grow with the number of time steps: what is alive is the state o
 spike counts and first spike times, one number a neuron.
 """
 
+import functools
+import itertools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -21,6 +23,10 @@ from spiking.network.records import (
     Simulation,
 )
 from spiking.network.shortcuts import Run, counts_told, pooled_times, shortened
+
+# Time steps of a small batch that go through a synapse together: as many, of so many images in all. LeNet-5 takes 0.79
+# times the CPU seconds for single images; 16 steps gain 0.06 more and take three times as long to trace.
+STEPS_TOGETHER, IMAGES_TOGETHER = 4, 8
 
 
 class Carry(NamedTuple):
@@ -60,15 +66,24 @@ def simulate(plan: Plan, images: dict[str, tf.Tensor], record: tuple[str, ...] =
         {name: each.start() for name, each in records.items()},
     )
     if run.stepped:
+        size = 1 if training else _block_size(run)
+        blocks, rest = divmod(plan.timesteps, size)
         # maximum_iterations is what lets XLA bound the loop and gradients run through it.
         carry = tf.while_loop(
-            lambda *carry: carry[0] < plan.timesteps,
-            lambda *carry: _step(run, records, Carry(*carry)),
+            lambda *carry: carry[0] < blocks * size,
+            lambda *carry: _block(run, records, Carry(*carry), size),
             carry,
-            maximum_iterations=plan.timesteps,
+            maximum_iterations=blocks,
         )
         carry = Carry(*carry)
+        carry = _block(run, records, carry, rest) if rest else carry
     return _result(run, record, records, carry)
+
+
+def _block_size(run: Run) -> int:
+    """Time steps taken together; one where the size of the batch is not known."""
+    batch = next(iter(run.images.values())).shape[0]
+    return max(1, min(STEPS_TOGETHER, IMAGES_TOGETHER // batch)) if batch else 1
 
 
 def _records(run: Run, record) -> dict:
@@ -99,29 +114,45 @@ def _times_pooled(run: Run, name: str) -> bool:
     return not plan.cells[name].smallest or not any(cell.takes_back for cell in plan.cells.values())
 
 
-def _step(run: Run, records: dict, carry: Carry) -> Carry:
-    """One time step of all layers."""
-    plan, t = run.plan, carry.t
-    messages, states, spikes, outputs = {}, {}, {}, {}
-    steps_left = tf.cast(plan.timesteps - t, run.dtype)
+def _block(run: Run, records: dict, carry: Carry, size: int) -> Carry:
+    """Some time steps of all layers, layer after layer: no step depends on what a later layer did in one before it."""
+    plan, times = run.plan, [carry.t + step for step in range(size)]
+    steps_left = [tf.cast(plan.timesteps - t, run.dtype) for t in times]
+    messages, states, spikes, outputs = {}, {}, {}, {}  # of every step, but for the states
     for name in run.order:
         heard = [messages[source] for source in run.sources[name] if source in messages]
         if name in plan.inputs:
-            messages[name] = plan.inputs[name].message(run.images[name], t)
+            messages[name] = [plan.inputs[name].message(run.images[name], t) for t in times]
         elif name in plan.relays:
-            messages[name] = plan.relays[name].join(heard)
+            messages[name] = [plan.relays[name].join(list(each)) for each in zip(*heard, strict=True)]
         elif name in run.deferred:
-            sent = plan.cells[run.sources[name][0]].spikes_of(heard[0])
-            outputs[name] = carry.outputs[name] + _evidence(plan.cells[name], sent, t, steps_left)
+            sent = map(plan.cells[run.sources[name][0]].spikes_of, heard[0])
+            given = map(functools.partial(_evidence, plan.cells[name]), sent, times, steps_left)
+            outputs[name] = list(itertools.accumulate(given, initial=carry.outputs[name]))[1:]
         else:
-            cell = plan.cells[name]
-            current = run.drives[name](t) if name in run.drives else cell.current(heard[0])
-            messages[name], states[name] = cell.step(current, carry.states[name])
+            cell, state, messages[name] = plan.cells[name], carry.states[name], []
+            for current in _currents(cell, heard, run.drives.get(name), times):
+                message, state = cell.step(current, state)
+                messages[name].append(message)
+            states[name] = state
             given = outputs if name in plan.read_outs else spikes
-            given[name] = cell.spikes_of(messages[name])
-    moment = Moment(t, steps_left, spikes, outputs)
-    kept = {name: each.update(carry.kept[name], moment) for name, each in records.items()}
-    return Carry(t + 1, states, outputs, kept)
+            given[name] = list(map(cell.spikes_of, messages[name]))
+    kept = carry.kept
+    for step, (t, left) in enumerate(zip(times, steps_left, strict=True)):
+        moment = Moment(t, left, *({name: each[step] for name, each in of.items()} for of in (spikes, outputs)))
+        kept = {name: each.update(kept[name], moment) for name, each in records.items()}
+    return Carry(carry.t + size, states, {name: each[-1] for name, each in outputs.items()}, kept)
+
+
+def _currents(cell, heard, drive, times) -> list:
+    """The current of a cell in some time steps; what it hears in them goes through its synapse as one larger batch."""
+    if drive is not None:
+        return [drive(t) for t in times]
+    (messages,) = heard
+    if len(messages) == 1:
+        return [cell.current(messages[0])]
+    together = tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *messages)
+    return tf.split(cell.current(together), len(messages))
 
 
 def _evidence(integrator, spikes: tf.Tensor, t: tf.Tensor, steps_left: tf.Tensor) -> tf.Tensor:
