@@ -3,8 +3,8 @@
     python benchmarks/speed.py            # what is missing in docs/performance.json, then the page
     python benchmarks/speed.py --again    # everything anew
     python benchmarks/speed.py --page     # only the page, from what there is
-    python benchmarks/speed.py --parts conversion_before job_before --again    # version 0.1, checked out beside this
-                                                                    # folder: git worktree add ../v0.1 294fd50
+    python benchmarks/speed.py --parts versions_before conversion_before job_before    # version 0.1, checked out beside
+                                                             # this folder: git worktree add ../v0.1 294fd50
 
 Speed is a ratio to the ANN's own forward pass (`tf.function` of the ANN, jit off) on the same images, batch and core,
 in CPU seconds of one process that is pinned to one core with one thread; runs interleaved, medians. Memory is the peak
@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from networks import LENET, MLP, VGG, trained_network
+from networks import LENET, MLP, MOBILENET, RESNET, VGG, trained_network
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +32,15 @@ sys.path.insert(0, str(ROOT))
 PAGE, RESULTS = ROOT / "docs" / "PERFORMANCE.md", ROOT / "docs" / "performance.json"
 
 # Network: its title, and the images of one run.
-NETWORKS = {MLP: ("MLP 784-600-10", 1000), LENET: ("LeNet-5, max pooling", 500), VGG: ("VGG-16, quarter width", 100)}
-ENCODINGS = {"rate": 100, "ttfs": 120, "ttfs_clamped": 120, "ttfs_dyn_thresh": 120, "ttfs_exact": 32}
+NETWORKS = {
+    MLP: ("MLP 784-600-10", 1000), LENET: ("LeNet-5, max pooling", 500), VGG: ("VGG-16, quarter width", 100),
+    RESNET: ("ResNet-20", 100), MOBILENET: ("MobileNetV2-slim", 100),
+}  # fmt: skip
+ENCODINGS = {"rate": 100, "ttfs": 120, "ttfs_clamped": 120, "ttfs_dyn_thresh": 120, "ttfs_exact": 32, "radix": 6}
+# What is measured beside the encodings as they are: title -> encoding and options.
+VARIANTS = {"rate, signed": ("rate", {"signed": True}), "rate, 8 a step": ("rate", {"max_spikes": 8})}
+DEEP = {"rate": 32, "ttfs_exact": 32, "radix": 6}  # of deep networks the others are left out, but for the VGG
+CLOSED = ("ttfs_exact", "radix")
 STEPS = (8, 32, 128, 1024)
 BATCHES = (1, 32, 256)
 BATCH = 100
@@ -111,15 +118,15 @@ def ratios(seconds: dict, base: str, steps: int) -> dict:
     return found
 
 
-def converted(ann, data, encoding: str, timesteps: int):
+def converted(ann, data, encoding: str, timesteps: int, **options):
     from conversion import convert_ann_to_snn
 
-    return convert_ann_to_snn(ann, data.x_train[:1000], encoding, timesteps)
+    return convert_ann_to_snn(ann, data.x_train[:1000], encoding, timesteps, **options)
 
 
 def priced_steps(encoding: str, timesteps: int) -> int:
     """The number of steps a ratio is divided by: a closed form has none."""
-    return 1 if encoding == "ttfs_exact" else timesteps
+    return 1 if encoding in CLOSED else timesteps
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,24 +136,67 @@ def priced_steps(encoding: str, timesteps: int) -> int:
 def measure_speed(network: str) -> list[dict]:
     """Encodings at their usual number of steps, against the ANN and the stock stack."""
     one_core()
-    rows = []
     title, images = NETWORKS[network]
     ann, data = trained_network(network)
     batches = batches_of(data.x_test, BATCH, images)
-    for encoding, timesteps in ENCODINGS.items():
-        steps = 32 if (network, encoding) == (VGG, "rate") else timesteps
-        snn = converted(ann, data, encoding, steps)
+    deep = network not in (MLP, LENET)
+    steps = {**(ENCODINGS if network in (MLP, LENET, VGG) else {}), **(DEEP if deep else {})}
+    rows = []
+    for encoding, timesteps in steps.items():
+        snn = converted(ann, data, encoding, timesteps)
         calls = {"ann": forward_pass(ann), "loop": snn.simulate}
-        rows.append(_row(title, encoding, steps, BATCH, calls, batches, 5))
-        if network != VGG and encoding != "ttfs_exact":
+        rows.append(_row(title, encoding, timesteps, BATCH, calls, batches, 5))
+        if not deep and encoding not in CLOSED:
             calls["stack"] = stock_stack(snn)
-            few = _row(title, encoding, steps, BATCH, calls, batches[:1], 3)
-            rows[-1]["stack"] = few["stack"]
-        if (network, encoding) == (VGG, "rate"):
-            from spiking.network.precision import reduce_precision
+            rows[-1]["stack"] = _row(title, encoding, timesteps, BATCH, calls, batches[:1], 3)["stack"]
+    for variant, (encoding, options) in VARIANTS.items():
+        snns = {"plain": converted(ann, data, encoding, steps[encoding], readout_delay=0),
+                "loop": converted(ann, data, encoding, steps[encoding], readout_delay=0, **options)}  # fmt: skip
+        calls = {"ann": forward_pass(ann), **{name: snn.simulate for name, snn in snns.items()}}
+        rows.append(_row(title, variant, steps[encoding], BATCH, calls, batches, 5))
+    return rows + (_reduced(title, ann, data, batches) if deep else [])
 
-            reduce_precision(snn)
-            rows.append(_row(title, "rate, bfloat16", steps, BATCH, calls, batches, 5))
+
+def _reduced(title, ann, data, batches) -> list[dict]:
+    """`rate` with synapses in bfloat16."""
+    from spiking.network.precision import reduce_precision
+
+    snn = converted(ann, data, "rate", DEEP["rate"])
+    reduce_precision(snn)
+    calls = {"ann": forward_pass(ann), "loop": snn.simulate}
+    return [_row(title, "rate, bfloat16", DEEP["rate"], BATCH, calls, batches, 5)]
+
+
+def modules_of(checkout: str) -> tuple:
+    """(`convert_ann_to_snn`, all modules) of a checkout, imported beside those of another one."""
+    own = ("spiking", "conversion", "ann_training", "experiment", "optimization", "plotting")
+    for name in [name for name in sys.modules if name.split(".")[0] in own]:
+        del sys.modules[name]
+    sys.path.insert(0, checkout)
+    import conversion
+
+    return conversion.convert_ann_to_snn
+
+
+def measure_versions(network: str, checkout: str) -> list[dict]:
+    """CPU seconds of version 0.1 and today in one process, in turn; peak memory is measured apart."""
+    one_core()
+    title, images = NETWORKS[network]
+    ann, data = trained_network(network)
+    batches = batches_of(data.x_test, BATCH, images)
+    rows, simulate = [], {}
+    for version, path in (("0.1", checkout), ("today", str(ROOT))):
+        convert = modules_of(path)
+        for encoding, steps in (DEEP if network == VGG else ENCODINGS).items():
+            if version == "0.1" and encoding == "radix":
+                continue
+            steps = DEEP.get(encoding, steps) if network == VGG else steps
+            snn = convert(ann, data.x_train[:1000], encoding, steps)
+            simulate.setdefault((encoding, steps), {})[version] = snn.simulate
+    for (encoding, steps), calls in simulate.items():
+        if "0.1" in calls:
+            seconds = interleaved(calls, batches, 7)
+            rows.append({"network": title, "encoding": encoding, "timesteps": steps, **ratios(seconds, "0.1", 1)})
     return rows
 
 
@@ -244,22 +294,23 @@ def measure_images(number: str) -> dict:
     return {**found, "mib": peak()}
 
 
-def measure_full_size(encoding: str) -> dict:
-    """VGG-16 at 224 × 224 with random weights, batch 8."""
+def measure_full_size(network: str, encoding: str) -> dict:
+    """A network of `keras.applications` at 224 × 224 with random weights, batch 8."""
     import keras
     import numpy as np
 
     from conversion import convert_ann_to_snn
 
     keras.utils.set_random_seed(0)
-    ann = keras.applications.VGG16(weights=None)
+    ann = getattr(keras.applications, network)(weights=None)
     images = np.random.default_rng(0).random((8, 224, 224, 3), np.float32)
     start = time.perf_counter()
     snn = convert_ann_to_snn(ann, images, encoding, 4)
     conversion = time.perf_counter() - start
     start = time.perf_counter()
     snn.simulate(images)
-    return {"encoding": encoding, "conversion": conversion, "run": time.perf_counter() - start, "mib": peak()}
+    found = {"network": network, "encoding": encoding, "conversion": conversion}
+    return {**found, "run": time.perf_counter() - start, "mib": peak()}
 
 
 def network_to_convert(name: str):
@@ -326,7 +377,7 @@ def measure_cores(number: str) -> dict:
     import numpy as np
 
     speeds = {}
-    for network, steps, batch in ((LENET, 100, BATCH), (LENET, 100, 500), (VGG, 32, BATCH)):
+    for network, steps, batch in ((LENET, 100, BATCH), (LENET, 100, 500), (VGG, 32, BATCH), (RESNET, 32, BATCH)):
         ann, data = trained_network(network)
         snn, seconds = converted(ann, data, "rate", steps), []
         for _ in range(16):
@@ -368,6 +419,7 @@ def measure_job(checkout: str = str(ROOT)) -> dict:
 
 MEASURES = {
     "speed": measure_speed,
+    "versions_before": measure_versions,
     "steps": measure_steps,
     "batches": measure_batches,
     "memory": measure_memory,
@@ -385,13 +437,14 @@ BEFORE = os.environ.get("SPIKING_BEFORE", str(ROOT.parent / "v0.1"))  # where ve
 # Part: the calls of its measure, each in a fresh process. Trains the networks first, so that no part has to.
 PARTS = {
     "speed": [(network,) for network in NETWORKS],
+    "versions_before": [(network, BEFORE) for network in (LENET, VGG)],
     "steps": [()],
     "batches": [()],
     "memory": [(encoding, steps, "100") for encoding in ENCODINGS for steps in ("8", "1024")]
     + [("rate", "100", str(size)) for size in BATCHES],
     "depth": [(str(depth),) for depth in (2, 4, 8, 16, 32)],
     "images": [(str(number),) for number in (100, 1000, 10000, 50000)],
-    "full_size": [(encoding,) for encoding in ENCODINGS],
+    "full_size": [("VGG16", encoding) for encoding in ENCODINGS] + [("ResNet50", encoding) for encoding in DEEP],
     "conversion": [(name, work) for name in CONVERTED for work in ("predict", "convert")],
     "conversion_before": [(name, "convert", BEFORE) for name in CONVERTED],
     "start": [()],

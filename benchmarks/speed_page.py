@@ -108,10 +108,25 @@ def speed(parts) -> list[str]:
         low, high = loop["range"]
         stack = f"{row['stack']['per_step'] / loop['per_step']:.1f}" if "stack" in row else ""
         ratio = loop["seconds"] / row["ann"]["seconds"]
-        found = [f"{loop['per_step']:.3f}", f"{low:.3f} to {high:.3f}", f"{ratio:.1f}", stack]
+        plain = f"{loop['seconds'] / row['plain']['seconds']:.2f}" if "plain" in row else ""
+        found = [f"{loop['per_step']:.3f}", f"{low:.3f} to {high:.3f}", f"{ratio:.1f}", plain, stack]
         body.append([row["network"], row["encoding"], row["timesteps"], *found])
-    head = ["network", "encoding", "T or N", "per step", "range", "forward passes", "stock Keras stack is slower by"]
+    head = ["network", "encoding", "T, N or K", "per step", "range", "forward passes", "times the plain `rate`",
+            "stock Keras stack is slower by"]  # fmt: skip
     return ["## Speed, batches of 100", "", *grid(head, body)]
+
+
+def versions_before(parts) -> list[str]:
+    """Today against version 0.1, in one process."""
+    body = [
+        [row["network"], row["encoding"], row["timesteps"], f"{row['0.1']['seconds']:.3f}",
+         f"{row['today']['seconds']:.3f}", f"{row['today']['per_step']:.3f}",
+         "{:.3f} to {:.3f}".format(*row["today"]["range"])]
+        for rows in parts for row in rows
+    ]  # fmt: skip
+    head = ["network", "encoding", "T or N", "0.1, CPU s", "today, CPU s", "today, times 0.1", "range"]
+    return ["## Against version 0.1", "", "One process, both checkouts, in turn; the same ANN, settings by default:",
+            "", *grid(head, body)]  # fmt: skip
 
 
 def steps(parts) -> list[str]:
@@ -176,9 +191,13 @@ def images(rows) -> list[str]:
 
 
 def full_size(rows) -> list[str]:
-    body = [[r["encoding"], f"{r['conversion']:.0f}", f"{r['run']:.1f}", f"{r['mib'] / 1024:.1f}"] for r in rows]
-    head = ["encoding", "conversion, s", "first batch, s", "peak GiB"]
-    return ["## VGG-16, 224 × 224, batch 8, T or N = 4", "", "Random weights, 138 million; conversion included.", "",
+    body = [
+        [r["network"], r["encoding"], f"{r['conversion']:.0f}", f"{r['run']:.1f}", f"{r['mib'] / 1024:.1f}"]
+        for r in rows
+    ]
+    head = ["network", "encoding", "conversion, s", "first batch, s", "peak GiB"]
+    return ["## 224 × 224, batch 8, T, N or K = 4", "",
+            "Random weights, 138 million (VGG16) and 26 million (ResNet50); conversion included.", "",
             *grid(head, body)]  # fmt: skip
 
 
@@ -232,6 +251,7 @@ def job_table(version: str, found: dict) -> list[str]:
 
 SECTIONS = {
     "speed": speed,
+    "versions_before": versions_before,
     "steps": steps,
     "batches": batches,
     "memory": memory,
