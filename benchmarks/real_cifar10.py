@@ -1,4 +1,4 @@
-"""VGG-16 and ResNet-20 trained on CIFAR-10, converted: accuracy lost on the test images, with standard errors.
+"""VGG-16, ResNet-20 and MobileNetV2-slim, trained on CIFAR-10 and converted: accuracy lost, with standard errors.
 
     python benchmarks/real_cifar10.py                    # all; goes on where the last call was stopped
     python benchmarks/real_cifar10.py --networks FOLDER  # where <network>.keras lies, if not in benchmarks/models
@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "docs" / "real_cifar10.jsonl"
-NETWORKS = ("resnet20_cifar10", "vgg16_slim_cifar10")
+NETWORKS = ("resnet20_cifar10", "vgg16_slim_cifar10", "mobilenetv2_slim_cifar10")
 CALIBRATION = 1000  # training images
 PORTION, BATCH = 500, 100
 # (code, time steps, test images): a simulation of `rate` costs a forward pass a step. Defaults, which were measured
@@ -27,9 +27,9 @@ PORTION, BATCH = 500, 100
 RUNS = (
     ("ttfs_exact", 64, 10000),
     ("ttfs_exact", 16, 10000),
-    ("rate", 32, 1000),
-    ("rate", 64, 1000),
-    ("rate", 128, 500),
+    ("rate", 32, 10000),
+    ("rate", 64, 10000),
+    ("rate", 128, 10000),
 )
 
 

@@ -151,8 +151,9 @@ def _currents(cell, heard, drive, times) -> list:
     (messages,) = heard
     if len(messages) == 1:
         return [cell.current(messages[0])]
-    together = tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *messages)
-    return tf.split(cell.current(together), len(messages))
+    together = cell.current(tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *messages))
+    parts = zip(*(tf.split(stream, len(messages)) for stream in tf.nest.flatten(together)), strict=True)
+    return [tf.nest.pack_sequence_as(together, part) for part in parts]
 
 
 def _evidence(integrator, spikes: tf.Tensor, t: tf.Tensor, steps_left: tf.Tensor) -> tf.Tensor:
