@@ -44,6 +44,7 @@ RUNS = [
     ("rate", "classic", 100),
     *((code, recipe, 120) for code in ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped") for recipe in ("default", "classic")),
     *(("ttfs_exact", "default", steps) for steps in (16, 32, 64)),
+    *(("radix", "default", digits) for digits in (4, 6)),
 ]
 CLASSIC = {"rate": rate.classic()} | dict.fromkeys(("ttfs", "ttfs_dyn_thresh", "ttfs_clamped"), ttfs.classic())
 CALIBRATION_IMAGES = 10000
@@ -110,7 +111,7 @@ def table(results: list[dict], beta: float) -> str:
         "per neuron and image, and the most that any neuron fired. Operations: synaptic operations (additions, "
         "Σ spikes × fan-out) relative to the ANN's multiply-accumulates. `classic`: `spiking.rate.classic()` and "
         "`spiking.ttfs.classic()`, the settings of the papers; `default`: what docs/DEFAULTS.md tells, chosen on "
-        "training images. Of `rate` and the base codes only the classic settings have been measured here so far.",
+        "training images.",
     ]
     for dataset in dict.fromkeys(row["dataset"] for row in results):
         for network, title in NETWORKS.items():
@@ -118,14 +119,13 @@ def table(results: list[dict], beta: float) -> str:
             if not rows:
                 continue
             lines += ["", f"## {title}, {dataset}", ""]
-            head = ("encoding", "settings", "T or N", "latency", "ANN %", "SNN %", "loss, points", "spikes", "most")
-            lines += ["| " + " | ".join((*head, "operations")) + " |", "| --- " * 10 + "|"]
+            head = ("encoding", "settings", "T, N or K", "latency", "seeds", "ANN %", "SNN %", "loss, points", "spikes",
+                    "most", "operations")  # fmt: skip
+            lines += ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
             for run in RUNS:
                 runs = [row for row in rows if (row["encoding"], row["recipe"], row["timesteps"]) == run]
                 if runs:
                     lines.append(table_row(*run, runs))
-            lines.append("")
-            lines.append(f"Seeds: {sorted({row['seed'] for row in rows})}.")
     return "\n".join(lines) + "\n"
 
 
@@ -140,6 +140,7 @@ def table_row(encoding: str, recipe: str, timesteps: int, runs: list[dict]) -> s
         recipe,
         timesteps,
         runs[0]["latency"],
+        len(runs),
         spread([100 * run["ann"] for run in runs], 2),
         spread([100 * run["snn"] for run in runs], 2),
         spread([100 * (run["ann"] - run["snn"]) for run in runs], 2),
