@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -70,7 +71,7 @@ class SpikingModel(Shown, Functional):
             input_range=input_range,
             fingerprint=fingerprint,
         )
-        self._simulations = {}
+        self._traced = SimpleNamespace(simulations={})  # a dict among the attributes would be exported, too
         # Under a mixed policy Keras would cast the cells' weights to float16, and spikes would be lost.
         self.dtype_policy = keras.DTypePolicy(keras.config.floatx())
         # `predict` would compile with XLA by default, anew for every batch size; on CPUs that made LeNet-5 slower.
@@ -170,11 +171,12 @@ class SpikingModel(Shown, Functional):
         if not tf.executing_eagerly():
             return self._simulate(record, training, images)
         key = (record, bool(training))
-        if key not in self._simulations:
+        simulations = self._traced.simulations
+        if key not in simulations:
             # A partial is a function of its own to TensorFlow, which else takes all networks for one that is retraced.
             run = functools.partial(self._simulate, *key)
-            self._simulations[key] = tf.function(run, reduce_retracing=True, autograph=False)
-        return self._simulations[key](images)
+            simulations[key] = tf.function(run, reduce_retracing=True, autograph=False)
+        return simulations[key](images)
 
     def activity(self, name: str, activities) -> np.ndarray:
         """What a hidden layer's spikes stand for, in the ANN's units, `(batch, …)`.
@@ -206,7 +208,7 @@ class SpikingModel(Shown, Functional):
 
     def forget_traces(self) -> None:
         """Lets the next call trace anew; needed when layers were changed in place."""
-        self._simulations.clear()
+        self._traced.simulations.clear()
         self.predict_function = self.test_function = self.train_function = None
 
     def _simulate(self, record, training, images) -> Simulation:
@@ -247,6 +249,10 @@ class SpikingModel(Shown, Functional):
             filepath: of the file or folder; for "litert" it ends in .tflite.
             format: "tf_saved_model", "litert" or "onnx" (extra `onnx`).
             **kwargs: of `keras.Model.export`.
+
+        Raises:
+            ValueError: Poisson spikes in a format that cannot draw them.
+            ImportError: "onnx" without the extra.
         """
         drawn = [name for name, layer in self.plan.inputs.items() if isinstance(layer, PoissonSpikes)]
         if drawn and format != "tf_saved_model":
@@ -254,6 +260,14 @@ class SpikingModel(Shown, Functional):
                 f"Poisson spikes are drawn with random numbers that only TensorFlow has. Received: format={format!r} "
                 f"with Poisson input {drawn}. Take format='tf_saved_model', or convert with input_coding='current'."
             )
+        if format == "onnx":
+            if importlib.util.find_spec("tf2onnx") is None:
+                raise ImportError(
+                    "ONNX files are written with the package tf2onnx. Received: an environment without it. Install it: "
+                    'pip install "spiking-toolbox[onnx]".'
+                )
+            if not self._called:  # else Keras refuses to
+                self(self.inputs if len(self.inputs) > 1 else self.inputs[0])
         return super().export(filepath, format=format, **kwargs)
 
     def get_config(self):

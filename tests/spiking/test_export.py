@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 from conversion import convert_ann_to_snn
+from spiking import ENCODINGS
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (6, 8, 8, 1)).astype("float32")
 FORMATS = "input_signature" in inspect.signature(keras.Model.export).parameters
@@ -21,6 +22,10 @@ def chain():
         keras.Input((8, 8, 1)), kl.Conv2D(4, 3, padding="same", activation="relu"), kl.MaxPooling2D(2), kl.Flatten(),
         kl.Dense(3, activation="softmax"),
     ])  # fmt: skip
+
+
+def dense():
+    return keras.Sequential([keras.Input((8, 8, 1)), kl.Flatten(), kl.Dense(4, activation="relu"), kl.Dense(2)])
 
 
 def graph():
@@ -66,25 +71,51 @@ def onnx(snn, folder):
     return session.run(None, {session.get_inputs()[0].name: IMAGES})[0]
 
 
-CASES = [(run, code, network) for run, code, network in (
-    (saved_model, "ttfs_exact", graph), (saved_model, "rate", graph),
-    (saved_model, "ttfs_dyn_thresh", chain), (litert, "ttfs_exact", chain), (litert, "rate", graph),
-    (onnx, "ttfs_exact", graph), (onnx, "rate", chain),
-)]  # fmt: skip
+CLOSED_FORMS = ("ttfs_exact", "radix")  # on graphs; the clock's loop takes longer to export
+CASES = [
+    *((saved_model, code, graph if code in (*CLOSED_FORMS, "rate") else chain) for code in ENCODINGS),
+    (litert, "ttfs_exact", chain), (litert, "radix", graph), (litert, "rate", chain),
+    *((onnx, code, graph if code in CLOSED_FORMS else chain) for code in ENCODINGS),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("run, code, network", CASES, ids=lambda each: getattr(each, "__name__", each))
 def test_the_file_gives_what_the_network_gives(run, code, network, tmp_path):
     if run is not saved_model and not FORMATS:
         pytest.skip("this version of Keras exports SavedModel alone")
+    keras.utils.set_random_seed(1)
     snn = convert_ann_to_snn(network(), IMAGES, code, 8)
-    expected = snn.predict(IMAGES, verbose=0)
+    expected = snn(IMAGES)
     assert np.ptp(expected, axis=0).max() > 0.01  # images differ
     np.testing.assert_allclose(run(snn, tmp_path), expected, rtol=0, atol=1e-5)
 
 
+def test_the_clock_of_a_closed_form_is_exported_as_stock_keras(tmp_path):
+    snn = convert_ann_to_snn(dense(), IMAGES, "radix", 3)
+    np.testing.assert_allclose(saved_model(keras.Model(snn.input, snn.output), tmp_path), snn(IMAGES), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_was_never_called_goes_to_onnx(tmp_path):
+    snn = convert_ann_to_snn(dense(), IMAGES, "radix", 3)
+    np.testing.assert_allclose(onnx(snn, tmp_path), snn(IMAGES), rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not FORMATS, reason="this version of Keras exports SavedModel alone")
+def test_what_cannot_be_exported_is_refused_with_its_reason(tmp_path, monkeypatch):
+    snn = convert_ann_to_snn(chain(), IMAGES, "ttfs_exact", 2)
+    with pytest.raises(ValueError, match="filepath to end with '.tflite'"):
+        snn.export(tmp_path / "net", format="litert")
+    with pytest.raises(ValueError, match="Unrecognized format"):
+        snn.export(tmp_path / "net", format="nir")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'pip install "spiking-toolbox\[onnx\]"'):
+        snn.export(tmp_path / "net.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_poisson_spikes_are_drawn_by_tensorflow_alone(tmp_path):
-    snn = convert_ann_to_snn(chain(), IMAGES, "rate", 4, input_coding="poisson")
+    snn = convert_ann_to_snn(dense(), IMAGES, "rate", 4, input_coding="poisson")
     with pytest.raises(ValueError, match="Received: format='litert' with Poisson input"):
         snn.export(tmp_path / "net.tflite", format="litert")
-    np.testing.assert_allclose(saved_model(snn, tmp_path), snn.predict(IMAGES, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(saved_model(snn, tmp_path), snn(IMAGES), atol=1e-5)

@@ -118,7 +118,7 @@ def test_unequal_batches_do_not_retrace(deep):
     snn = copy_of(deep.snn)
     for size in (4, 3, 1, 7, 2):
         snn.simulate(deep.images[:size])
-    (function,) = snn._simulations.values()
+    (function,) = snn._traced.simulations.values()
     # the first shape, then one trace for any batch
     assert function.experimental_get_tracing_count() == 2
 
