@@ -24,6 +24,7 @@ from spiking.analysis.ranges import Extent, expected_range, warn_of_other_scale
 from spiking.analysis.statistics import Analysis, analyse
 from spiking.analysis.verification import Verification, all_layer_activities
 from spiking.analysis.verification import verify as compare
+from spiking.checks import check_choice
 from spiking.encoding import Encoding
 from spiking.exchange.nir import export_nir, host_input
 from spiking.exchange.nir_reader import read_nir
@@ -35,7 +36,7 @@ from spiking.network.assembly import assemble
 from spiking.network.model import SpikingModel
 from spiking.runs.summaries import conversion_report
 from spiking.scaling.calibration import Calibration, measure
-from spiking.scaling.correction import correct
+from spiking.scaling.correction import CHOICES, NONE, correct, default_correction
 
 __all__ = [
     "CONVERTERS", "Calibration", "ConversionError", "Verification", "ann_accuracy", "ann_and_snn_activations_per_layer",
@@ -111,8 +112,9 @@ def convert_ann_to_snn(
             this number of time steps; `None` for the code's own.
         per_channel: full activity per channel, or per layer; `None` for the code's own.
         correction: "shifts" or "output" fits away what rounding to time steps does to the network, on the calibration
-            images and without their labels, see `spiking.correction`; for codes that round to nearest. `None` for
-            none.
+            images and without their labels, see `spiking.scaling.correction`; for codes that round to nearest. "none"
+            for none; `None` for the code's own: "output" for windows of at most 16 levels, with at least 500 images
+            that can be read several times, and where nothing is said of how full activity is chosen.
         verbose: 1 for a progress bar of the correction.
         **options: further settings of the code, see `spiking.get_encoding(encoding).options`.
 
@@ -132,7 +134,10 @@ def convert_ann_to_snn(
     code = _fitted(code, graph)
     found = _calibrated(graph, calibration, code, correction, choice)
     _check_signs(found, code)
-    if correction:
+    if correction is None and not isinstance(calibration, Calibration | Iterator) and set(choice.values()) == {None}:
+        correction = default_correction(code, graph, found)
+    if correction not in (None, NONE):
+        logger.info("correction=%r is fitted on %d images", correction, found.images)
         batches = functools.partial(image_batches, calibration, graph.inputs, "calibration")
         found = correct(correction, graph, batches, found, code.rounding_levels, code.full_activity, verbose)
     return assemble(graph, code, found, name=f"{graph.name}_{code.name}")
@@ -159,12 +164,16 @@ def _calibrated(graph: FoldedGraph, calibration, code: Encoding, correction, cho
 
 
 def _check_correction(code: Encoding, correction: str | None, calibration) -> None:
-    if correction and code.rounding_levels is None:
+    if correction is not None:
+        check_choice("correction", correction, CHOICES)
+    if correction in (None, NONE):
+        return
+    if code.rounding_levels is None:
         raise ValueError(
             "A correction is for neurons that round to the nearest level: encoding='ttfs_exact', 'radix', or 'rate' "
             f"with initial_potential=0.5. Received: correction={correction!r} with encoding={code.name!r}"
         )
-    if correction and isinstance(calibration, Iterator):
+    if isinstance(calibration, Iterator):
         raise ValueError(
             "A correction reads the calibration images several times. Received: a generator or another iterator, which "
             "gives them once. Give a callable that makes it anew, or an array."
@@ -173,7 +182,7 @@ def _check_correction(code: Encoding, correction: str | None, calibration) -> No
 
 def _check_calibration(calibration: Calibration, graph: FoldedGraph, correction, choice: dict) -> Calibration:
     calibration.check(graph, **choice)
-    if correction:
+    if correction not in (None, NONE):
         raise ValueError(
             f"A correction is fitted on images. Received: correction={correction!r} with a finished calibration. Give "
             "the images instead."

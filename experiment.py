@@ -193,7 +193,7 @@ class Experiment(Shown):
             for the encoding's own.
         per_channel: whether it is chosen per channel or per layer; `None` for the encoding's own.
         correction: "shifts" or "output", fitted on the calibration images for those encodings that round to the
-            nearest level, see `spiking.correction`; `None` for none.
+            nearest level, see `spiking.scaling.correction`; "none" for none, `None` for the encoding's own.
         training_levels: trains the ANN of those encodings with activations rounded to so many levels
             (`spiking.quantisation.QuantisedReLU`); with as many time steps its conversion is exact. `None` for ReLU.
         strategy: a `tf.distribute.MirroredStrategy` whose devices share the images of each batch, in training and for

@@ -1,249 +1,288 @@
-"""Deep networks on CIFAR-10, full test set: every code, calibration and correction. Makes docs/DEEP.md.
+"""Deep networks at few steps: codes and recipes over several networks, full test sets. Makes docs/DEEP.md.
 
-    python benchmarks/deep.py                                   # everything; some hours on two cores
-    python benchmarks/deep.py --networks vgg16_slim_cifar10 --encodings ttfs_exact
+    python benchmarks/deep.py                                   # everything that is missing; hours on one core
+    python benchmarks/deep.py --networks resnet20_cifar10 --encodings ttfs_exact radix
+    python benchmarks/deep.py --pictures FOLDER                 # wheels of scikit-image and scikit-learn, if there
+    python benchmarks/deep.py --cost                            # seconds of calibrations and corrections, on the VGG
+    python benchmarks/deep.py --page                            # measures nothing
 
-Every finished measurement is a line of docs/deep.jsonl; started again, the script goes on where it stopped. Calibration
-and corrections see training images alone. The page is written anew from all lines at the end, and with `--page` alone
-at any time.
+Every finished portion of images is a line of docs/deep.jsonl, what a setting sends and costs another; started again,
+the script goes on where it stopped. Calibration and corrections see training images alone (of networks without a
+training set here: other crops, other tones), without labels. The page and its plots: benchmarks/deep_page.py.
 """
 
 import argparse
 import functools
 import json
-import math
 import os
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import keras  # noqa: E402  the path and TensorFlow's log level come first
+import deep_page  # noqa: E402  the path and TensorFlow's log level come first
+import keras  # noqa: E402
 import numpy as np  # noqa: E402
-import signed  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
 
 from ann_training import load_dataset  # noqa: E402
-from conversion import (  # noqa: E402
-    ann_and_snn_activations_per_layer,
-    calibrate,
-    convert_ann_to_snn,
-    diagnose,
-    snn_activation_analysis,
-)
+from conversion import calibrate, convert_ann_to_snn, diagnose, read, snn_activation_analysis  # noqa: E402
 from spiking import rate, ttfs  # noqa: E402
-from spiking.network.precision import reduce_precision  # noqa: E402
-from spiking.quantisation import QuantisedReLU  # noqa: E402
 
-RESULTS, PAGE = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "DEEP.md"
-COST = ROOT / "docs" / "deep_cost.json"
-PICTURE = ROOT / "docs" / "pictures" / "deep.png"
-CALIBRATION_IMAGES = 10000
-COSTS = {"percentile": {}, "percentile per channel": {"per_channel": True}, "mse per channel": {"method": "mse",
-         "per_channel": True, "levels": 16}}  # fmt: skip
-ANALYSED_IMAGES = 500  # for spikes, operations, energy and diagnosis, which hardly vary
-BATCH = 250
+RESULTS, COST = deep_page.RESULTS, deep_page.COST
+CALIBRATION, CALIBRATION_RATE = 1000, 10000  # training images; a percentile needs more of them
+ANALYSED = {"rate": 100}  # images for spikes and operations, which hardly vary; of a closed form more
 CLOSED = ("ttfs_exact", "radix")  # one forward pass, however many time steps
-DIAGNOSED = ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")  # at chance or near it: a thousand images show it
-LEVELS = 8  # of the network trained with rounded activations
+DIAGNOSED = ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")  # near chance: a thousand images show it
+BATCH = 250
+# Where networks lie: in the repository, or beside it (trained elsewhere).
+FOLDERS = (ROOT / "benchmarks" / "models", ROOT.parent / "shared" / "models", Path.home() / ".cache" / "spiking-models")
 
-
-class Mirrored:
-    """Calibration images in batches, in another order in every pass, each mirrored or not by chance."""
-
-    def __init__(self, images: np.ndarray, seed: int = 0, batch: int = 100):
-        self.images, self.random, self.batch = images, np.random.default_rng(seed), batch
-
-    def __call__(self):
-        for chosen in np.array_split(self.random.permutation(len(self.images)), len(self.images) // self.batch):
-            mirror = self.random.random(len(chosen)) < 0.5
-            yield np.where(mirror[:, None, None, None], self.images[chosen, :, ::-1], self.images[chosen])
-
-
-# Recipe: settings of the conversion, given the number of time steps.
-RECIPES = {
+# Recipe -> settings of the conversion, given the number of time steps.
+RECIPES: dict[str, Callable[[int], dict]] = {
     "default": lambda steps: {},
-    "classic": lambda steps: rate.classic(),
-    "classic, θ per layer": lambda steps: {**rate.classic(), "per_channel": False},
-    "classic, single spikes": lambda steps: ttfs.classic(),
-    "θ per layer": lambda steps: {"per_channel": False},
-    "99.9% percentile": lambda steps: {"normalisation": "percentile"},
-    "maximum": lambda steps: {"normalisation": "max"},
+    "second draw": lambda steps: {},
+    "third draw": lambda steps: {},
+    "uncorrected": lambda steps: {"correction": "none"},
     "shifts": lambda steps: {"correction": "shifts"},
     "output": lambda steps: {"correction": "output"},
-    "output, mirrored": lambda steps: {"correction": "output"},
-    "output, second draw": lambda steps: {"correction": "output"},
-    "output, third draw": lambda steps: {"correction": "output"},
     "low latency": rate.low_latency,
-    "low latency, bfloat16": rate.low_latency,
     "low latency, mse": lambda steps: {**rate.low_latency(steps), "normalisation": "mse"},
+    "4 a step": lambda steps: rate.low_latency(steps, max_spikes=4),
+    "8 a step": lambda steps: rate.low_latency(steps, max_spikes=8),
+    "signed": lambda steps: rate.low_latency(steps, signed=True),
+    "signed, 4 a step": lambda steps: rate.low_latency(steps, signed=True, max_spikes=4),
+    "signed, 8 a step": lambda steps: rate.low_latency(steps, signed=True, max_spikes=8),
+    "classic": lambda steps: rate.classic(),
+    "classic, single spikes": lambda steps: ttfs.classic(),
 }
-# Recipe: its calibration images, out of the training images; by default the first.
-CALIBRATED_ON = {
-    "output, mirrored": lambda images: Mirrored(images[:CALIBRATION_IMAGES]),
-    "output, second draw": lambda images: images[CALIBRATION_IMAGES:][:CALIBRATION_IMAGES],
-    "output, third draw": lambda images: images[2 * CALIBRATION_IMAGES :][:CALIBRATION_IMAGES],
-}
-REDUCED = {"low latency, bfloat16": "bfloat16"}  # recipe -> dtype of the synapses between hidden layers
-DIGITS = [("radix", "default", digits) for digits in (6, 5, 4, 8)]
-# (encoding, recipe, time steps)
-RUNS = [
-    *(
-        ("ttfs_exact", recipe, steps)
-        for steps in (64, 32, 16, 8)
-        for recipe in ("default", "output", "output, second draw", "output, third draw", "output, mirrored", "shifts")
-    ),
-    *(("ttfs_exact", recipe, 16) for recipe in ("θ per layer", "99.9% percentile", "maximum")),
-    *(("rate", "low latency", steps) for steps in (32, 64, 128)),
-    *(("rate", "default", steps) for steps in (32, 64)),
-    *(("rate", "classic", steps) for steps in (32, 64)),
-    *(("rate", "classic, θ per layer", steps) for steps in (32, 64)),
-    ("rate", "low latency, mse", 64),
-    ("rate", "low latency, bfloat16", 32),
-    *((encoding, recipe, 120) for recipe in ("default", "classic, single spikes") for encoding in DIAGNOSED),
-    *DIGITS,
-]
-RUNS_QUANTISED = [
-    *(("ttfs_exact", "default", steps) for steps in (LEVELS, 4 * LEVELS)),
-    *(("rate", "low latency", steps) for steps in (LEVELS, 4 * LEVELS)),
-]
-# Where networks lie: in the repository, or beside it (trained elsewhere).
-FOLDERS = (ROOT / "benchmarks" / "models", ROOT.parent / "shared" / "models")
-# File name: (title, runs).
+DRAWS = {"second draw": 1, "third draw": 2}  # recipe -> which thousand of the training images calibrates
+
+
+class Run(NamedTuple):
+    """A setting to measure: on so many images, from the first."""
+
+    encoding: str
+    recipe: str
+    steps: int
+    images: int = 10000
+
+
+class Data(NamedTuple):
+    """Calibration images of a run, images, and what they show (None: compare with the ANN)."""
+
+    calibration: Callable[[Run], np.ndarray]
+    images: np.ndarray
+    truth: np.ndarray | None
+
+
+@functools.cache
+def cifar10() -> Data:
+    data = load_dataset("cifar10")
+
+    def calibration(run: Run) -> np.ndarray:
+        number = CALIBRATION if run.encoding in CLOSED else CALIBRATION_RATE
+        return data.x_train[DRAWS.get(run.recipe, 0) * number :][:number]
+
+    return Data(calibration, data.x_test, data.y_test)
+
+
+def crops(folder: Path) -> Data:
+    """Natural images as EfficientNet takes them; calibration from other crops."""
+    import real_models
+
+    made = [real_models.imagenet(real_models.crops(folder, number, seed, 224)) for seed, number in enumerate((64, 500))]
+    return Data(lambda run: made[0], made[1], None)
+
+
+def tones(folder: Path) -> Data:
+    """Synthetic tones and their pitch in cents above 10 Hz."""
+    import real_models
+
+    made = [real_models.tones(folder, number, seed, 1024) for seed, number in enumerate((64, 500))]
+    return Data(lambda run: made[0], made[1], 1200 * np.log2(real_models.pitches(500, 1) / 10))
+
+
+def class_right(outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    return outputs.argmax(-1) == truth
+
+
+def pitch_right(outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Whether the bins' mean, by their activity, around the best one is within 50 cents."""
+    cents = 20 * np.arange(360) + 1997.3794084376191
+    near = np.abs(np.arange(360) - outputs.argmax(-1)[:, None]) < 5
+    return np.abs((outputs * near) @ cents / (outputs * near).sum(-1) - truth) < 50
+
+
+WINDOWS = (
+    *(Run("ttfs_exact", recipe, steps) for steps in (7, 15, 63) for recipe in ("default", "uncorrected")),
+    *(Run("radix", "default", digits) for digits in (3, 4, 6, 8)),
+    *(Run("ttfs_exact", draw, steps) for steps in (7, 15, 63) for draw in DRAWS),
+    *(Run("ttfs_exact", "default", steps) for steps in (4, 31)),
+    Run("radix", "default", 2),
+    *(Run("ttfs_exact", "shifts", steps) for steps in (7, 15)),
+)
+RATES = (
+    *(Run("rate", deep_page.BEST_RATE, steps) for steps in (32, 16)),
+    *(Run("rate", "low latency", steps) for steps in (32, 16, 8, 64, 128)),
+    *(Run("rate", recipe, 4) for recipe in ("8 a step", "4 a step", "signed, 8 a step", "signed, 4 a step")),
+    *(Run("rate", "signed", steps) for steps in (8, 16)),
+)
+BASE = tuple(Run(encoding, "classic, single spikes", 120, 1000) for encoding in DIAGNOSED)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network: what it is, what is measured of it in this order, its data, and when an output is right."""
+
+    title: str
+    runs: tuple[Run, ...]
+    data: Callable[[Path], Data] = lambda folder: cifar10()
+    right: Callable[[np.ndarray, np.ndarray], np.ndarray] = class_right
+    batch: int = BATCH
+
+
+# The name of the network's file -> what it is.
 NETWORKS = {
-    "vgg16_slim_cifar10": ("VGG-16, quarter width, max pooling, BatchNorm before the activation", RUNS),
-    "strided_cifar10": (
-        "13 layers, strided convolutions, average pooling, BatchNorm behind the activation",
-        [run for run in RUNS if "draw" not in run[1]],
+    "vgg16_slim_cifar10": Subject(deep_page.TITLES["vgg16_slim_cifar10"], (*WINDOWS, *RATES, *BASE)),
+    "resnet20_cifar10": Subject(deep_page.TITLES["resnet20_cifar10"], (*WINDOWS, *RATES)),
+    "strided_cifar10": Subject(deep_page.TITLES["strided_cifar10"], (*WINDOWS, *RATES, *BASE)),
+    "mobilenetv2_slim": Subject(deep_page.TITLES["mobilenetv2_slim"], (*WINDOWS, *RATES)),
+    "densenet_slim": Subject(deep_page.TITLES["densenet_slim"], (*WINDOWS, *RATES)),
+    "quantised_cifar10": Subject(
+        deep_page.TITLES["quantised_cifar10"],
+        tuple(Run(*code, steps) for code in (("ttfs_exact", "default"), ("rate", "low latency")) for steps in (8, 32)),
     ),
-    "quantised_cifar10": (f"a small VGG, trained with activations of {LEVELS} levels", RUNS_QUANTISED),
-    "resnet20_cifar10": (
-        "ResNet-20, identity and projection shortcuts",
-        [*DIGITS, *(("ttfs_exact", "default", steps) for steps in (64, 32, 16))],
+    "efficientnet_lite0_imagenet": Subject(
+        deep_page.TITLES["efficientnet_lite0_imagenet"],
+        tuple(Run("radix", "default", digits, 500) for digits in (8, 6)),
+        crops,
+        batch=10,
+    ),
+    "crepe_tiny": Subject(
+        deep_page.TITLES["crepe_tiny"],
+        (*(Run("radix", "default", digits, 500) for digits in (8, 6, 4, 3)), Run("rate", "low latency", 32, 500)),
+        tones,
+        pitch_right,
+        batch=50,
     ),
 }
 
 
-# (encoding, time steps): the loss in points that a recipe is to stay within.
-AIMS = {("ttfs_exact", 64): 0.1, ("ttfs_exact", 32): 0.15, ("ttfs_exact", 16): 0.3, ("ttfs_exact", 8): 1.0}
-AIMS |= {("radix", 6): 0.1}
-AIMS |= {("rate", 128): 0.2, ("rate", 64): 0.6, ("rate", 32): 1.5}
+def key(line: dict) -> tuple:
+    """What a line is of."""
+    return line["network"], line["encoding"], line["recipe"], line["steps"]
 
 
-# (encoding, recipe): its line in the picture.
-DRAWN = {
-    ("rate", "classic"): "C0o-",
-    ("rate", "default"): "C8p-",
-    ("rate", "low latency"): "C1s-",
-    ("rate", "low latency, bfloat16"): "C1x",
-    ("ttfs_exact", "default"): "C2*-",
-    ("ttfs_exact", "output"): "C3^--",
-    ("ttfs_exact", "shifts"): "C4v:",
-    ("radix", "default"): "C9h-",
-    ("ttfs", "default"): "C5P",
-    ("ttfs_dyn_thresh", "default"): "C6D",
-    ("ttfs_clamped", "default"): "C7+",
-}
+def write(line: dict) -> None:
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
-def read_results() -> list[dict]:
-    """All finished measurements."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+def network_file(name: str) -> Path | None:
+    """Where a trained network lies, None if it is not there."""
+    return next((path for folder in FOLDERS if (path := folder / f"{name}.keras").exists()), None)
 
 
-def scores(model, images) -> np.ndarray:
-    """The model's output for all images."""
-    return np.concatenate(
-        [model.predict_on_batch(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-    )
+class Measurement:
+    """One network: its ANN, what that says of the images, and the lines that are missing.
 
+    Args:
+        name: of `NETWORKS`.
+        pictures: folder of packages with natural images.
+    """
 
-def rounding_ties(ann, snn, images) -> float:
-    """Share of the activations in which SNN and ANN are more than half a level apart."""
-    pairs = ann_and_snn_activations_per_layer(ann, snn, images)
-    apart = [
-        np.abs(expected - found).ravel() > np.min(scale) / snn.timesteps / 2
-        for (expected, found), scale in zip(pairs.values(), snn.scales, strict=True)
-    ]
-    return float(np.mean(np.concatenate(apart)))
+    def __init__(self, name: str, pictures: Path):
+        self.name, self.subject = name, NETWORKS[name]
+        self.ann = keras.models.load_model(network_file(name), compile=False)
+        self.graph, self.data = read(self.ann), self.subject.data(pictures)
+        self.known: dict[tuple[int, int], np.ndarray] = {}
 
+    def outputs(self, model, images) -> np.ndarray:
+        size = self.subject.batch
+        return np.concatenate([model.predict_on_batch(images[n : n + size]) for n in range(0, len(images), size)])
 
-def forward_ratio(ann, snn, images, batches: int = 20) -> float:
-    """Seconds of the SNN over seconds of the ANN, batch by batch in turn, both as a `tf.function`; the median."""
-    forward, ratios = tf.function(ann), []
-    for start in range(0, batches * BATCH, BATCH):
-        batch, seconds = tf.constant(images[start : start + BATCH]), []
-        for run in (lambda x: snn.simulate(x).output, forward):
-            before = time.perf_counter()
-            run(batch).numpy()
-            seconds.append(time.perf_counter() - before)
-        ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+    def expected(self, first: int, size: int) -> np.ndarray:
+        """What the ANN says of a portion, once."""
+        if (first, size) not in self.known:
+            self.known[first, size] = self.outputs(self.ann, self.data.images[first : first + size])
+        return self.known[first, size]
 
+    def convert(self, run: Run):
+        """The spiking network of a setting, and CPU seconds that it took."""
+        started, images = time.process_time(), self.data.calibration(run)
+        snn = convert_ann_to_snn(self.graph, images, run.encoding, run.steps, **RECIPES[run.recipe](run.steps))
+        return snn, time.process_time() - started
 
-def measure(ann, data, encoding: str, recipe: str, steps: int, images: int) -> dict:
-    """One line of the results: converts and evaluates on the first test images."""
-    x, y = data.x_test[:images], data.y_test[:images]
-    started = time.perf_counter()
-    calibration = CALIBRATED_ON.get(recipe, lambda images: images[:CALIBRATION_IMAGES])(data.x_train)
-    snn = convert_ann_to_snn(ann, calibration, encoding, steps, **RECIPES[recipe](steps))
-    reduce_precision(snn, REDUCED.get(recipe))
-    converted = time.perf_counter()
-    expected, found = scores(ann, x).argmax(-1), scores(snn, x).argmax(-1)
-    finished = time.perf_counter()
-    analysis = snn_activation_analysis(snn, x[:ANALYSED_IMAGES])
-    most = max(int(np.flatnonzero(layer.spike_count_histogram)[-1]) for layer in analysis.layers if layer.holds_neurons)
-    levels = {layer.levels for layer in ann.layers if isinstance(layer, QuantisedReLU)}
-    return {
-        "encoding": encoding,
-        "recipe": recipe,
-        "timesteps": steps,
-        "images": images,
-        "ann": float(np.mean(expected == y)),
-        "snn": float(np.mean(found == y)),
-        "same_class": float(np.mean(expected == found)),
-        "spikes_per_neuron": analysis.spikes_per_neuron,
-        "most_spikes": most,
-        "synaptic_operations": analysis.synaptic_operations,
-        "ann_macs": analysis.ann_macs,
-        "energy_ratio": analysis.snn_energy / analysis.ann_energy,
-        "latency": snn.timesteps,
-        "forward_ratio": forward_ratio(ann, snn, x) if encoding in CLOSED else None,
-        "conversion_seconds": converted - started,
-        "evaluation_seconds": finished - converted,
-        "ties": rounding_ties(ann, snn, x[:100]) if encoding == "ttfs_exact" and steps in levels else None,
-        "diagnosis": str(diagnose(ann, snn, x[:100])) if encoding in DIAGNOSED else None,
-        "keras": keras.__version__,
-    }
+    def portion(self, snn, first: int, size: int) -> dict:
+        """How many images ANN and SNN get right, on how many they differ in that, and have the same best class."""
+        images, expected = self.data.images[first : first + size], self.expected(first, size)
+        started = time.process_time()
+        found = self.outputs(snn, images)
+        seconds = time.process_time() - started
+        truth = expected.argmax(-1) if self.data.truth is None else self.data.truth[first : first + size]
+        told, said = (self.subject.right(each, truth) for each in (expected, found))
+        best = [np.argsort(-each, -1)[:, :5] for each in (expected, found)]
+        overlap = np.mean([len(np.intersect1d(a, b)) for a, b in zip(*best, strict=True)]) / 5
+        return {"first": first, "images": len(images), "ann": int(told.sum()), "snn": int(said.sum()),
+                "differ": int(np.sum(told != said)), "same": int(np.sum(best[0][:, 0] == best[1][:, 0])),
+                "top5": round(float(overlap), 4), "seconds": round(seconds, 3)}  # fmt: skip
 
+    def facts(self, run: Run, snn, seconds: float) -> dict:
+        """What a setting sends and costs, per image, and CPU seconds of the conversion and of the ANN."""
+        images = self.data.images[: ANALYSED.get(run.encoding, BATCH)]
+        analysis = snn_activation_analysis(snn, images, batch_size=self.subject.batch, ann=self.graph)
+        started = time.process_time()
+        self.outputs(self.ann, images)
+        names = ("spikes_per_neuron", "negative_spikes_per_neuron", "synaptic_operations", "macs", "neuron_updates",
+                 "ann_macs", "ann_effective_macs")  # fmt: skip
+        found = {name: round(float(getattr(analysis, name)), 4) for name in names}
+        found |= {"latency": snn.timesteps, "depth": self.graph.depth, "conversion_seconds": round(seconds, 2)}
+        found |= {"ann_seconds": round((time.process_time() - started) / len(images), 6), "keras": keras.__version__}
+        if run.encoding in DIAGNOSED:
+            found["diagnosis"] = str(diagnose(self.graph, snn, images[:100]))
+        return found
 
-def time_ratio(row: dict) -> str:
-    """Of a closed form, where it was measured."""
-    return f"{row['forward_ratio']:.2f}" if row.get("forward_ratio") else ""
+    def run(self, run: Run) -> None:
+        """Measures what is missing of a setting."""
+        what = {"network": self.name, "encoding": run.encoding, "recipe": run.recipe, "steps": run.steps}
+        mine = [line for line in deep_page.lines() if key(line) == key(what)]
+        size, snn = 2500 if run.encoding in CLOSED else 500, None
+        done = sum(line["images"] for line in mine if "images" in line)
+        for first in range(done, run.images, size):
+            if snn is None:
+                snn, seconds = self.convert(run)
+                self.outputs(snn, self.data.images[: self.subject.batch])  # traces
+                if not any("facts" in line for line in mine):
+                    write({**what, "facts": self.facts(run, snn, seconds)})
+            write({**what, **self.portion(snn, first, min(size, run.images - first))})
+            print(time.strftime("%H:%M:%S"), *what.values(), first, flush=True)
 
 
 def cost() -> dict:
-    """Seconds and peak memory of calibration and corrections on the VGG, on one core of a process of its own."""
+    """CPU seconds of calibrations and corrections on the VGG, and the peak memory in MiB; 1000 images, one core."""
     from speed import one_core
 
     one_core()
-    ann = keras.models.load_model(ROOT / "benchmarks" / "models" / "vgg16_slim_cifar10.keras", compile=False)
-    images = load_dataset("cifar10", max_images=CALIBRATION_IMAGES).x_train
+    ann = keras.models.load_model(network_file("vgg16_slim_cifar10"), compile=False)
+    images = load_dataset("cifar10", max_images=CALIBRATION).x_train
     forward = tf.function(ann)
 
     def seconds(work, repetitions=3):
         times = []
         for _ in range(repetitions):
-            started = time.perf_counter()
+            started = time.process_time()
             work()
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
+            times.append(time.process_time() - started)
+        return round(statistics.median(times), 2)
 
     def forward_pass():
         for start in range(0, len(images), BATCH):
@@ -252,14 +291,12 @@ def cost() -> dict:
     forward_pass()  # traces
     before = peak_memory()
     found = {"forward": seconds(forward_pass)}
-    for name, settings in COSTS.items():
-        found[name] = seconds(functools.partial(calibrate, ann, images, **settings))
-        found[f"{name}, 100 images"] = seconds(functools.partial(calibrate, ann, images[:100], **settings))
-    found |= {"MiB before": before, "MiB": peak_memory()}
-    convert = functools.partial(convert_ann_to_snn, ann, images[:1000], "ttfs_exact", 16)
-    for correction in ("shifts", "output"):
-        found[correction] = seconds(functools.partial(convert, correction=correction), 1)
-    return found
+    ways = {"percentile": {}, "percentile per channel": {"per_channel": True}}
+    ways["mse per channel"] = {"method": "mse", "per_channel": True, "levels": 16}
+    found |= {name: seconds(functools.partial(calibrate, ann, images, **each)) for name, each in ways.items()}
+    convert = functools.partial(convert_ann_to_snn, ann, images, "ttfs_exact", 15)
+    found |= {each: seconds(functools.partial(convert, correction=each), 1) for each in ("none", "shifts", "output")}
+    return found | {"MiB before": before, "MiB": peak_memory()}
 
 
 def peak_memory() -> float:
@@ -267,160 +304,26 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def cost_table(found: dict) -> list[str]:
-    """The section on what calibration costs."""
-    rows = [
-        f"| {name} | {found[name]:.1f} | {found[name] / found['forward']:.1f} | {found[f'{name}, 100 images']:.1f} |"
-        for name in COSTS
-    ]
-    return [
-        "",
-        "## What calibration costs",
-        "",
-        f"`python benchmarks/deep.py --cost`, the VGG, {CALIBRATION_IMAGES} images, one core; median of 3. "
-        f"A forward pass of the ANN over them takes {found['forward']:.1f} s. "
-        f"Peak memory of the process, with TensorFlow and the data set: {found['MiB']:.0f} MiB, "
-        f"of which {found['MiB before']:.0f} MiB stood before the first calibration.",
-        "",
-        "| method | seconds | forward passes | on 100 images, seconds: the constant |",
-        "| --- | --- | --- | --- |",
-        *rows,
-        "",
-        f"Conversion with a correction, on 1000 images: `shifts`, layer after layer, {found['shifts']:.1f} s; "
-        f"`output`, all layers at once, {found['output']:.1f} s.",
-    ]
-
-
-def first_findings(diagnosis: str, most: int = 3) -> list[str]:
-    """A diagnosis cut behind its first findings."""
-    lines = diagnosis.splitlines()
-    cut = next((n for n, line in enumerate(lines) if line.startswith(f"{most + 1}. ")), len(lines))
-    return lines[:cut]
-
-
-def loss(row: dict) -> str:
-    """Points of accuracy lost, and the most their standard error can be."""
-    error = math.sqrt((1 - row["same_class"]) / row["images"])
-    return f"{100 * (row['ann'] - row['snn']):.2f} ± {100 * error:.2f}"
-
-
-def aim(network: str, row: dict) -> str:
-    """What the loss should be, for networks that were not trained for conversion."""
-    known = None if network == "quantised_cifar10" else AIMS.get((row["encoding"], row["timesteps"]))
-    return "" if known is None else str(known)
-
-
-def page(lines: list[dict]) -> str:
-    """docs/DEEP.md."""
-    text = [
-        "# Deep networks",
-        "",
-        "Made by `python benchmarks/deep.py` from docs/deep.jsonl; CIFAR-10, test images as given in the table, "
-        f"{CALIBRATION_IMAGES} training images for calibration and corrections. Loss: points of accuracy below the "
-        "ANN, ± the most that its standard error can be, the root of (1 − same class) / images. Aim: what it should be "
-        "without retraining. Same class: share of images on which ANN and SNN agree. Operations: effective additions "
-        f"per image; energy as in `spiking/analysis/statistics.py`, both from {ANALYSED_IMAGES} images. The equally "
-        "quantised ANN is `ttfs_exact` itself: its closed form is the ANN with activations rounded to N levels. "
-        "`radix` equals it level for level at N = 2^K − 1, K being the digits of a window. Steps in all: of the whole "
-        "simulation. Time/ANN: of the closed form over a forward pass of the ANN, batch by batch in turn, the median. "
-        "`ttfs_clamped` stands here on an ANN that was not trained for it. The networks: benchmarks/train_models.py.",
-        "",
-        "Recipes: `default` is the code's own calibration (`ttfs_exact`, `radix`: θ per channel by least mean square "
-        "error; `rate`: 99.9% percentile per channel; the others: 99%) and settings. `classic` is "
-        "`spiking.rate.classic()`, `classic, single spikes` is `spiking.ttfs.classic()`: what was the default until "
-        "version 0.1. `shifts` and `output` are `correction=` of `convert_ann_to_snn`; the draws take other training "
-        "images, `output, mirrored` the first in a new order in every pass, each mirrored or not by chance. "
-        "`low latency` is V(0) = θ/2, percentile per "
-        "channel, and a read-out that ignores the first half of the steps. With `bfloat16` the synapses between hidden "
-        "layers compute in that dtype (`spiking.network.precision.reduce_precision`).",
-        "",
-        "![Loss of accuracy over time steps](pictures/deep.png)",
-    ]
-    for network, (title, _) in NETWORKS.items():
-        rows = [line for line in lines if line["network"] == network]
-        if not rows:
-            continue
-        full = max(rows, key=lambda row: row["images"])
-        text += ["", f"## {network}: {title}", "", f"ANN: {full['ann']:.2%} on {full['images']} images.", ""]
-        text += [
-            "| code | recipe | T, N or K | steps in all | images | loss | aim | same class | spikes a neuron "
-            "| at most | operations | energy/ANN | time/ANN |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
-        text += [
-            f"| {row['encoding']} | {row['recipe']} | {row['timesteps']} | {row.get('latency', '')} "
-            f"| {row['images']} | {loss(row)} | {aim(network, row)} | {row['same_class']:.2%} "
-            f"| {row['spikes_per_neuron']:.2f} | {row['most_spikes']} | {row['synaptic_operations'] / 1e6:.1f} M "
-            f"| {row['energy_ratio']:.2f} | {time_ratio(row)} |"
-            for row in sorted(rows, key=lambda row: (row["encoding"], row["recipe"], row["timesteps"]))
-        ]
-        told = {}  # diagnosis: the code it was told of
-        for row in rows:
-            if row.get("ties") is not None:
-                text += ["", f"N={row['timesteps']}: {row['ties']:.2g} of all activations of 100 images lie more than "
-                         "half a level beside the ANN's."]  # fmt: skip
-            if row.get("diagnosis") in told:
-                text += ["", f"`{row['encoding']}` is `{told[row['diagnosis']]}` on this ANN."]
-            elif row.get("diagnosis"):
-                told[row["diagnosis"]] = row["encoding"]
-                text += ["", f"Why `{row['encoding']}` fails, `conversion.diagnose` on 100 images:", "", "```"]
-                text += [*first_findings(row["diagnosis"]), "```"]
-    if COST.exists():
-        text += cost_table(json.loads(COST.read_text()))
-    text += signed.section()
-    return "\n".join(text) + "\n"
-
-
-def picture(lines: list[dict]) -> Figure:
-    """Loss over time steps, a panel for each network, a line for each code and recipe that is drawn."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(NETWORKS), sharey=True)
-    for axes, network in zip(panels, NETWORKS, strict=True):
-        for (encoding, recipe), style in DRAWN.items():
-            points = sorted(
-                (line["timesteps"], 100 * (line["ann"] - line["snn"]))
-                for line in lines
-                if (line["network"], line["encoding"], line["recipe"]) == (network, encoding, recipe)
-            )
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=f"{encoding}, {recipe}")
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("symlog", linthresh=1)
-        axes.set_xlabel("time steps T, or of a window N, K")
-        axes.set_title(network, fontsize=10)
-    panels[0].set_ylabel("loss of accuracy (points)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return figure
-
-
-def main() -> None:
+def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--encodings", nargs="+", default=sorted({run[0] for run in RUNS}))
-    parser.add_argument("--most-steps", type=int, default=1024, help="leave out runs with more time steps")
+    parser.add_argument("--encodings", nargs="+", help="these codes alone")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="these recipes alone")
+    parser.add_argument("--pictures", type=Path, default=Path.home() / ".cache" / "spiking-datasets" / "packages")
     parser.add_argument("--cost", action="store_true", help="measure what calibration costs, and nothing else")
     parser.add_argument("--page", action="store_true", help="measure nothing")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.cost:
         COST.write_text(json.dumps(cost(), indent=1) + "\n")
-    idle = args.page or args.cost
-    data = None if idle else load_dataset("cifar10")
-    done = {(line["network"], line["encoding"], line["recipe"], line["timesteps"]) for line in read_results()}
-    for network in [] if idle else args.networks:
-        (path, *_) = [path for path in (folder / f"{network}.keras" for folder in FOLDERS) if path.exists()]
-        ann = keras.models.load_model(path, compile=False)
-        for encoding, recipe, steps in NETWORKS[network][1]:
-            if (network, encoding, recipe, steps) in done or encoding not in args.encodings or steps > args.most_steps:
-                continue
-            images = 1000 if encoding in DIAGNOSED else len(data.x_test)
-            line = {"network": network, **measure(ann, data, encoding, recipe, steps, images)}
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(network, encoding, recipe, steps, f"{100 * (line['ann'] - line['snn']):.2f}", flush=True)
-    lines = read_results()
-    PAGE.write_text(page(lines), encoding="utf-8")
-    picture(lines).savefig(PICTURE, dpi=150)
+    for name in [] if args.page or args.cost else args.networks:
+        if network_file(name) is None:
+            print(f"{name}: not trained here, see benchmarks/train_models.py", flush=True)
+            continue
+        measurement = Measurement(name, args.pictures)
+        for run in NETWORKS[name].runs:
+            if run.encoding in (args.encodings or [run.encoding]) and run.recipe in (args.recipes or [run.recipe]):
+                measurement.run(run)
+    deep_page.write()
 
 
 if __name__ == "__main__":

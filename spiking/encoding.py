@@ -26,6 +26,7 @@ class Encoding(abc.ABC):
         normalisation: how λ is chosen by default: "percentile", "max" or "mse" (see `spiking.scaling.calibration`).
         norm_percentile: the percentile it takes by default, in (0, 100].
         per_channel: whether λ is chosen per channel by default, or per layer.
+        few_levels: with so many levels at most a correction is fitted by default, see `spiking.scaling.correction`.
         needs_clamp: whether the ANN should have been trained with the clamped ReLU.
 
     Attributes:
@@ -52,6 +53,7 @@ class Encoding(abc.ABC):
     normalisation: ClassVar[str] = "percentile"
     norm_percentile: ClassVar[float] = 99.9
     per_channel: ClassVar[bool] = False
+    few_levels: ClassVar[int] = 0
     needs_clamp: ClassVar[bool] = False
 
     def __post_init__(self):

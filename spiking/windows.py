@@ -353,8 +353,8 @@ class WindowEncoding(Encoding):
     input_coding: str = "current"
 
     relay = Relay
-    normalisation = "mse"
-    per_channel = True
+    normalisation, per_channel = "mse", True
+    few_levels = 16  # a correction gains most below, and nothing that is sure above: docs/CALIBRATION.md
     spelling: ClassVar[Spelling]
     window_input: ClassVar[type[WindowInput]]
 

@@ -10,7 +10,7 @@ from spiking.checks import check_choice, check_folder, check_percentile, check_r
 from spiking.registry import ENCODINGS, get_encoding
 from spiking.runs.devices import check_strategy
 from spiking.scaling.calibration import METHODS
-from spiking.scaling.correction import CORRECTIONS
+from spiking.scaling.correction import CHOICES, NONE
 
 __all__ = ["CHECKS", "NO_LEAK", "check_rounding", "checked", "rounds", "settings_per_encoding"]
 
@@ -40,7 +40,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "encoding_options": lambda argument, value: dict(value),
     "normalisation": functools.partial(check_choice, choices=tuple(METHODS)),
     "per_channel": functools.partial(check_choice, choices=(True, False)),
-    "correction": functools.partial(check_choice, choices=tuple(CORRECTIONS)),
+    "correction": functools.partial(check_choice, choices=CHOICES),
     "hardware": functools.partial(check_choice, choices=tuple(HARDWARE)),
     "neuron_updates": _yes_or_no,
     "strategy": lambda argument, value: check_strategy(value),
@@ -97,6 +97,7 @@ def rounds(encoding: str, settings: Mapping[str, Any]) -> bool:
 def check_rounding(arguments: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> None:
     """Checks that what acts on rounding has something to act on."""
     correction, levels = arguments["correction"], arguments["training_levels"]
+    correction = None if correction == NONE else correction
     if correction and levels:
         raise ValueError(
             "An ANN trained with rounded activations needs no correction. Received: "

@@ -7,7 +7,7 @@ from typing import Any
 from spiking.analysis.energy import DEFAULT, HARDWARE
 from spiking.registry import ENCODINGS, get_encoding
 from spiking.scaling.calibration import METHODS
-from spiking.scaling.correction import CORRECTIONS
+from spiking.scaling.correction import CHOICES
 
 __all__ = ["argument_parser", "number", "typed_options"]
 
@@ -78,7 +78,7 @@ def argument_parser(networks: Iterable[str], datasets: Iterable[str], default: s
     add("--normalisation", metavar="NAME", help=f"its choice: {', '.join(METHODS)} (default: the encoding's own)")
     channel = "per channel, or per layer (default: the encoding's own)"
     add("--per-channel", action=argparse.BooleanOptionalAction, help=channel)
-    add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CORRECTIONS)} (default: none)")
+    add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CHOICES)} (default: the encoding's own)")
     add("--training-levels", type=number, metavar="L", help="train with activations of L levels, for what rounds")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")

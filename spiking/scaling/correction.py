@@ -206,6 +206,28 @@ def _output_units(folded, batches: Batches) -> dict[str, float]:
 
 # `correct(folded, batches, calibration, levels, full, verbose) -> Calibration`
 CORRECTIONS = {"shifts": fit_shifts, "output": fit_output}
+NONE = "none"
+CHOICES = (NONE, *CORRECTIONS)
+# What is fitted where nobody has chosen and the levels are few, and how many images it takes not to fit chance.
+DEFAULT, ENOUGH = "output", 500
+
+
+def default_correction(code, folded: FoldedGraph, calibration: Calibration) -> str:
+    """What is fitted if nothing is said: `DEFAULT` for few levels on enough images, unless the ANN rounds itself.
+
+    Args:
+        code: the temporal code, a `spiking.encoding.Encoding`.
+        folded: the folded network.
+        calibration: made of the images of which the correction would be.
+    """
+    levels = code.rounding_levels
+    few = levels is not None and levels <= code.few_levels
+    return DEFAULT if few and calibration.images >= ENOUGH and not rounding(folded) else NONE
+
+
+def rounding(folded: FoldedGraph) -> list[str]:
+    """The layers of neurons whose ANN rounds its activations itself."""
+    return [name for name, node in folded.neurons.items() if node.activation.levels]
 
 
 def correct(
@@ -230,10 +252,9 @@ def correct(
         ValueError: the correction is unknown, or the ANN rounds its activations itself.
     """
     check_choice("correction", correction, tuple(CORRECTIONS))
-    rounding = [name for name, node in folded.neurons.items() if node.activation.levels]
-    if rounding:
+    if found := rounding(folded):
         raise ValueError(
             f"An ANN that rounds its activations itself needs no correction. Received: correction={correction!r} with "
-            f"QuantisedReLU in {rounding}. Leave the correction out, and take as many time steps as levels."
+            f"QuantisedReLU in {found}. Leave the correction out, and take as many time steps as levels."
         )
     return CORRECTIONS[correction](folded, batches, calibration, levels, full, verbose)

@@ -7,7 +7,7 @@ import pytest
 from conversion import calibrate, convert_ann_to_snn, read
 from spiking.quantisation import QuantisedReLU
 from spiking.scaling import portions
-from spiking.scaling.correction import correct
+from spiking.scaling.correction import CORRECTIONS, correct
 
 LEVELS = 4
 
@@ -78,11 +78,45 @@ def test_output_comes_nearer_to_the_ann(images, last):
     ann = make_ann(last)
     many = np.random.default_rng(3).uniform(-1, 1, (4000, 5)).astype("f")
     plain, fitted = (
-        convert_ann_to_snn(ann, many, "ttfs_exact", LEVELS, correction=each) for each in (None, "output")
+        convert_ann_to_snn(ann, many, "ttfs_exact", LEVELS, correction=each) for each in ("none", "output")
     )
     expected = np.asarray(ann(images))
     errors = [np.mean((np.asarray(snn(images)) - expected) ** 2) for snn in (plain, fitted)]
     assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize(
+    "number, timesteps, settings, fitted",
+    [
+        (500, 16, {}, ["output"]),
+        (499, 16, {}, []),  # too few images not to fit chance
+        (500, 17, {}, []),
+        (500, 4, {"encoding": "radix"}, ["output"]),  # 15 levels
+        (500, 5, {"encoding": "radix"}, []),
+        (500, 16, {"encoding": "rate"}, []),
+        (500, 16, {"correction": "none"}, []),
+        (500, 16, {"correction": "shifts"}, ["shifts"]),
+        (500, 16, {"per_channel": True}, []),  # who chooses the scales gets them
+        (500, 16, {"normalisation": "max"}, []),
+    ],
+)
+def test_few_levels_are_corrected_unless_something_else_is_said(
+    ann, number, timesteps, settings, fitted, monkeypatch
+):
+    found = []
+    for name in CORRECTIONS:
+        monkeypatch.setitem(CORRECTIONS, name, lambda *given, name=name: found.append(name) or given[2])
+    images = np.random.default_rng(4).uniform(-1, 1, (number, 5)).astype("f")
+    convert_ann_to_snn(ann, images, timesteps=timesteps, **{"encoding": "ttfs_exact", **settings})
+    assert found == fitted
+
+
+def test_what_cannot_be_read_twice_or_rounds_itself_is_not_corrected(ann, monkeypatch):
+    monkeypatch.setitem(CORRECTIONS, "output", lambda *given: pytest.fail("corrected"))
+    images = np.random.default_rng(4).uniform(-1, 1, (500, 5)).astype("f")
+    for calibration in (iter([images]), calibrate(ann, images, "mse", per_channel=True, levels=LEVELS)):
+        convert_ann_to_snn(ann, calibration, "ttfs_exact", LEVELS)
+    convert_ann_to_snn(make_ann(hidden=lambda: QuantisedReLU(LEVELS)), images, "ttfs_exact", LEVELS)
 
 
 def test_same_images_same_correction(ann, images):
@@ -101,7 +135,7 @@ def test_scales_stay_below_the_ceiling(images):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"encoding": "ttfs_exact", "correction": "bias"}, "correction must be one of .*'shifts', 'output'"),
+        ({"encoding": "ttfs_exact", "correction": "bias"}, "correction must be one of .*'none', 'shifts', 'output'"),
         ({"encoding": "ttfs", "correction": "output"}, "round to the nearest level.*encoding='ttfs'"),
         ({"encoding": "rate", "initial_potential": 0.0, "correction": "output"}, "initial_potential=0.5"),
         ({"encoding": "rate", "initial_potential": 0.5, "tau": 9.0, "correction": "output"}, "nearest level"),

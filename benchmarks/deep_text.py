@@ -1,0 +1,73 @@
+"""The words of docs/DEEP.md; its numbers are those of benchmarks/deep_page.py."""
+
+TITLES = {
+    "vgg16_slim_cifar10": "VGG-16, a quarter of its width: max pooling, BatchNorm before the activation",
+    "resnet20_cifar10": "ResNet-20: identity and projection shortcuts",
+    "strided_cifar10": "13 layers: strided convolutions, average pooling, BatchNorm behind the activation",
+    "mobilenetv2_slim": "MobileNetV2, slim: inverted bottlenecks, depthwise convolutions, linear Adds",
+    "densenet_slim": "DenseNet, slim: every layer listens to all before it",
+    "efficientnet_lite0_imagenet": "EfficientNet-Lite0, ImageNet, 33 layers of neurons, on crops of natural images",
+    "crepe_tiny": "CREPE, pitch of synthetic tones, right within 50 cents",
+    "quantised_cifar10": "a small VGG, trained with activations of 8 levels",
+}
+SHORT = {
+    "vgg16_slim_cifar10": "VGG-16, quarter width",
+    "resnet20_cifar10": "ResNet-20",
+    "strided_cifar10": "strided, 13 layers",
+    "mobilenetv2_slim": "MobileNetV2, slim",
+}
+# What the ANN does, where that is not its accuracy.
+ANN = {
+    "efficientnet_lite0_imagenet": "right is the class that the ANN names",
+    "crepe_tiny": "ANN: {right:.1%} of {images} tones",
+}
+
+BEGIN = """# Deep networks at few steps
+
+Trained networks, converted without retraining and without labels, on whole test sets: how much accuracy is lost, after
+how many time steps, for how many spikes and operations. CIFAR-10, 10000 test images, unless it says otherwise.
+
+![Loss over time steps in all](pictures/deep_latency.png)
+
+![Loss over operations](pictures/deep_operations.png)
+
+**Steps in all**: of the whole simulation; codes with windows take a window for each layer of neurons and one for the
+image. **Operations**: additions at synapses, Σ spikes × fan-out; where a step holds several spikes, MACs instead, which
+are in the energy. **Energy**: MACs and additions of the SNN over the MACs of the dense ANN, 45 nm (Horowitz 2014), in
+32-bit floating point and in 8-bit integers for both; memory and neuron updates left out. **Loss**: ± one standard error, from
+the images that only one of both gets right; ≤ where it is the most it can be. **ANN of N levels**: the ANN with its
+activations rounded, which is what a code with windows computes: as many levels, as many MACs as the network has weights
+at activations that are not 0, and no time steps. Compare with that, not only with the dense ANN."""
+
+WHAT_TO_TAKE = """## What to take when
+
+- **Accuracy, and no hurry**: `radix` with 6 digits, 63 levels. The ANN's accuracy but for a tenth of a point on every
+  network here, about one spike a neuron, six steps for each layer.
+- **Fewest spikes**: `ttfs_exact`. At most one spike a neuron, half of them silent; N steps for each layer, so the
+  deeper the network, the longer it takes. At 15 levels it is within half a point, at 7 within one or two.
+- **Fewest steps in all**: `rate` with negative spikes, 8 to 16 steps whatever the depth, if the hardware can send them;
+  with several spikes a step, 4 steps, but then a spike carries a number, and a synapse multiplies.
+- **Single unsigned spikes, no windows**: `rate` with `spiking.rate.low_latency`, 32 to 64 steps. It sends more
+  additions than the ANN has MACs from there on.
+- **Never on deep networks**: `ttfs`, `ttfs_dyn_thresh`; neurons that fire before their inputs have come leave a deep
+  network at chance. `ttfs_clamped` needs a network that was trained for it.
+- **In a simulation on a CPU**, codes with windows cost one forward pass, however many steps they stand for; `rate`
+  costs T.
+
+![Loss over CPU seconds](pictures/deep_seconds.png)"""
+
+PROTOCOL = """## Protocol
+
+`python benchmarks/deep.py` measures what is missing and writes this page; each portion of images is a line of
+docs/deep.jsonl. Recipes: *default* is what `convert_ann_to_snn` does if nothing is said, calibrated on the first 1000
+training images (`rate`: 10000; other networks than CIFAR-10's: 64 other crops or tones); the second and third draw
+take the next thousands. *Uncorrected* is `correction="none"`: with at most 16 levels the default fits gains, shifts
+and λ of every channel to the ANN's output (docs/CALIBRATION.md). *Low latency* is `spiking.rate.low_latency`: V(0) =
+θ/2, the read-out ignores the first half; *mse*: θ by least mean square error for T levels instead of the 99.9%
+percentile. *Signed*: negative spikes, all steps read out. *Classic*: V(0) = 0. "…, 10000 images": windows calibrated on
+so many, as an earlier version of this page was; *mirrored*: each of them mirrored or not by chance in every pass.
+*bfloat16*: synapses between hidden layers in that dtype. CPU seconds: of the process that simulates, one thread, on a
+machine with other work on it.
+
+The lines of `rate` with negative spikes are those of `benchmarks/signed.py`, some of ResNet-20 those of
+`benchmarks/real_cifar10.py`. The networks: `benchmarks/train_models.py`, and packages named in REAL_MODELS.md."""
