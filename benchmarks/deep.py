@@ -1,7 +1,7 @@
 """Deep networks at few steps: codes and recipes over several networks, full test sets. Makes docs/DEEP.md.
 
     python benchmarks/deep.py                                   # everything that is missing; hours on one core
-    python benchmarks/deep.py --networks resnet20_cifar10 --encodings ttfs_exact radix
+    python benchmarks/deep.py --networks resnet20_cifar10 --encodings ttfs_exact radix --models FOLDER
     python benchmarks/deep.py --pictures FOLDER                 # wheels of scikit-image and scikit-learn, if there
     python benchmarks/deep.py --cost                            # seconds of calibrations and corrections, on the VGG
     python benchmarks/deep.py --page                            # measures nothing
@@ -44,7 +44,7 @@ CLOSED = ("ttfs_exact", "radix")  # one forward pass, however many time steps
 DIAGNOSED = ("ttfs", "ttfs_dyn_thresh", "ttfs_clamped")  # near chance: a thousand images show it
 BATCH = 250
 # Where networks lie: in the repository, or beside it (trained elsewhere).
-FOLDERS = (ROOT / "benchmarks" / "models", ROOT.parent / "shared" / "models", Path.home() / ".cache" / "spiking-models")
+FOLDERS = [ROOT / "benchmarks" / "models", ROOT.parent / "shared" / "models"]
 
 # Recipe -> settings of the conversion, given the number of time steps.
 RECIPES: dict[str, Callable[[int], dict]] = {
@@ -309,10 +309,12 @@ def main(arguments=None) -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--encodings", nargs="+", help="these codes alone")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, help="these recipes alone")
+    parser.add_argument("--models", nargs="+", type=Path, default=[], help="further folders in which networks lie")
     parser.add_argument("--pictures", type=Path, default=Path.home() / ".cache" / "spiking-datasets" / "packages")
     parser.add_argument("--cost", action="store_true", help="measure what calibration costs, and nothing else")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     args = parser.parse_args(arguments)
+    FOLDERS.extend(args.models)
     if args.cost:
         COST.write_text(json.dumps(cost(), indent=1) + "\n")
     for name in [] if args.page or args.cost else args.networks:

@@ -233,8 +233,8 @@ def top5(found: dict[tuple, Row]) -> list[str]:
         error = 100 * math.sqrt(share * (1 - share) / row.images)
         text.append(
             f"EfficientNet-Lite0, `{row.encoding}`, {row.steps} digits, {row.levels} levels, "
-            f"{row.facts.get('latency')} steps: the ANN's class on {share:.1%} ± {error:.1f} points of {row.images} crops, and "
-            f"{5 * row.top5 / row.images:.2f} of its best five among the SNN's best five.\n"
+            f"{row.facts.get('latency')} steps: the ANN's class on {share:.1%} ± {error:.1f} points of {row.images} "
+            f"crops, and {5 * row.top5 / row.images:.2f} of its best five among the SNN's best five.\n"
         )
     return text
 
