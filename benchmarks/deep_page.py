@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, COST = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "deep_cost.json"
 PAGE, PICTURES = ROOT / "docs" / "DEEP.md", ROOT / "docs" / "pictures"
 RESNET, SIGNED = ROOT / "docs" / "real_cifar10.jsonl", ROOT / "docs" / "signed.jsonl"
+POOLING = ROOT / "docs" / "pooling.jsonl"
 SIGNED_CHUNK = 250  # images of a line of benchmarks/signed.py
 TITLES = deep_text.TITLES
 BEST_RATE = "low latency, mse"
@@ -254,6 +255,20 @@ def cost_table() -> list[str]:
     ]  # fmt: skip
 
 
+def pooling_table() -> list[str]:
+    """Both ways to pool under `rate`, in the VGG."""
+    measured = lines(POOLING)
+    names = [name for name in measured[0] if ", " in name] if measured else []
+    if not measured:
+        return []
+    return [
+        "", f"In the VGG, images of the ANN's class out of {measured[0]['images']} training images, by T and by what is "
+        "read out, all steps or the second half:", "",
+        f"| V(0) in θ | pooling | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|",
+        *(f"| {line['start']} | {line['way']} | {' | '.join(str(line[name]) for name in names)} |" for line in measured),
+    ]  # fmt: skip
+
+
 def plot(found: dict[tuple, Row], value: Callable[[Row], float | None], label: str, name: str) -> None:
     """Loss over what it costs, a panel for each network, a line for each code and recipe that is drawn."""
     networks = [network for network in PANELS if any(key[0] == network for key in found)]
@@ -301,6 +316,7 @@ def page(found: dict[tuple, Row]) -> str:
     text = [deep_text.BEGIN, *first_table(found), "", *top5(found), "", deep_text.WHAT_TO_TAKE, "", deep_text.PROTOCOL]
     text += everything(found)
     text += fold("Loss over spikes a neuron", ["![Loss over spikes a neuron](pictures/deep_spikes.png)"])
+    text += fold("Max pooling at few steps", [*deep_text.POOLING.splitlines(), *pooling_table()])
     text += fold("Why single spikes without windows fail", diagnoses(found))
     text += fold("What calibration costs", cost_table())
     return "\n".join(text) + "\n"

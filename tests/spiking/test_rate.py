@@ -270,6 +270,16 @@ def test_max_pool_by_hand():
     assert passed[:, 0, 0].T.tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 1]]
 
 
+def test_the_largest_count_is_the_largest_rate_where_spikes_of_any_are_too_many():
+    # From V(0) = θ/2, z = θ/2 fires at 1 3 5 7 and z = θ/4 at 2 6, together in 6 of 8 steps. The pool is to send what
+    # a neuron with the larger current does, ⌊t/2 + ½⌋ spikes by step t: 1 1 2 2 3 3 4 4.
+    spikes, _ = drive(LifNeuronCell(bias=None, initial_potential=0.5), constant([0.5, 0.25], 8))
+    assert spikes[:, 0].T.tolist() == [[1, 0, 1, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 1, 0, 0]]
+    cell = LifNeuronCellMaxPool2D(pool=kl.MaxPooling2D((1, 2)))
+    passed, _ = drive(cell, spikes.reshape(8, 1, 2, 1), batched=False)
+    assert np.cumsum(passed).tolist() == [1, 1, 2, 2, 3, 3, 4, 4] and spikes.max(-1).sum() == 6
+
+
 def test_max_pool_of_signed_counts_by_hand():
     # A: 1 1 −1 −1 0, B: 0 1 0 0 −1. Counts A 1 2 1 0 0, B 0 1 1 1 0.
     # Largest 1 2 1 1 0 → 1 1 −1 0 −1. Smallest 0 1 1 0 0 → 0 1 0 −1 0.
