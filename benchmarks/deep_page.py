@@ -258,15 +258,19 @@ def cost_table() -> list[str]:
 def pooling_table() -> list[str]:
     """Both ways to pool under `rate`, in the VGG."""
     measured = lines(POOLING)
-    names = [name for name in measured[0] if ", " in name] if measured else []
     if not measured:
         return []
+    names = [name for name in measured[0] if ", " in name]
+    body = [" | ".join(str(line[name]) for name in ("start", "way", *names)) for line in measured]
     return [
-        "", f"In the VGG, images of the ANN's class out of {measured[0]['images']} training images, by T and by what is "
-        "read out, all steps or the second half:", "",
-        f"| V(0) in θ | pooling | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|",
-        *(f"| {line['start']} | {line['way']} | {' | '.join(str(line[name]) for name in names)} |" for line in measured),
-    ]  # fmt: skip
+        "",
+        f"In the VGG, images of the ANN's class out of {measured[0]['images']} training images, by T and by what is read "
+        "out, all steps or the second half:",
+        "",
+        f"| V(0) in θ | pooling | {' | '.join(names)} |",
+        "| --- " * (len(names) + 2) + "|",
+        *(f"| {row} |" for row in body),
+    ]
 
 
 def plot(found: dict[tuple, Row], value: Callable[[Row], float | None], label: str, name: str) -> None:

@@ -83,6 +83,6 @@ of four neurons, in units of full activity, counts | any spike, with noise of 0.
 | θ/2 | +0.012 \\| +0.143 | +0.006 \\| +0.127 | +0.003 \\| +0.119 | +0.001 \\| +0.115 |
 
 So from V(0) = 0, the papers' start, where every layer sends half a spike too few, the surplus makes up for the deficit
-at few steps: that is how a framework's plain pooling came to 70.5% on the VGG at T = 32 where the counts had 62.5%, both
-more than 15 points below the ANN. From θ/2, the default, nothing is to be made up for, and the counts are better at
-every T, and exact in the limit."""
+at few steps: so a framework's plain pooling came to 70.5% on the VGG at T = 32 where the counts had 62.5%, both more
+than 15 points below the ANN. From θ/2, the default, nothing is to be made up for: the counts are without bias at every
+T, and exact in the limit."""
