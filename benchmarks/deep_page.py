@@ -264,7 +264,7 @@ def pooling_table() -> list[str]:
     body = [" | ".join(str(line[name]) for name in ("start", "way", *names)) for line in measured]
     return [
         "",
-        f"In the VGG, images of the ANN's class out of {measured[0]['images']} training images, by T and by what is read "
+        f"In the VGG, images of the ANN's class out of {measured[0]['images']} training images, by T and what is read "
         "out, all steps or the second half:",
         "",
         f"| V(0) in θ | pooling | {' | '.join(names)} |",
