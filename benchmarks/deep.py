@@ -155,8 +155,8 @@ NETWORKS = {
     "vgg16_slim_cifar10": Subject(deep_page.TITLES["vgg16_slim_cifar10"], (*WINDOWS, *RATES, *BASE)),
     "resnet20_cifar10": Subject(deep_page.TITLES["resnet20_cifar10"], (*WINDOWS, *RATES)),
     "strided_cifar10": Subject(deep_page.TITLES["strided_cifar10"], (*WINDOWS, *RATES, *BASE)),
-    "mobilenetv2_slim": Subject(deep_page.TITLES["mobilenetv2_slim"], (*WINDOWS, *RATES)),
-    "densenet_slim": Subject(deep_page.TITLES["densenet_slim"], (*WINDOWS, *RATES)),
+    "mobilenetv2_slim_cifar10": Subject(deep_page.TITLES["mobilenetv2_slim_cifar10"], (*WINDOWS, *RATES)),
+    "densenet_slim_cifar10": Subject(deep_page.TITLES["densenet_slim_cifar10"], (*WINDOWS, *RATES)),
     "quantised_cifar10": Subject(
         deep_page.TITLES["quantised_cifar10"],
         tuple(Run(*code, steps) for code in (("ttfs_exact", "default"), ("rate", "low latency")) for steps in (8, 32)),

@@ -4,8 +4,8 @@ TITLES = {
     "vgg16_slim_cifar10": "VGG-16, a quarter of its width: max pooling, BatchNorm before the activation",
     "resnet20_cifar10": "ResNet-20: identity and projection shortcuts",
     "strided_cifar10": "13 layers: strided convolutions, average pooling, BatchNorm behind the activation",
-    "mobilenetv2_slim": "MobileNetV2, slim: inverted bottlenecks, depthwise convolutions, linear Adds",
-    "densenet_slim": "DenseNet, slim: every layer listens to all before it",
+    "mobilenetv2_slim_cifar10": "MobileNetV2, slim: inverted bottlenecks, depthwise convolutions, linear Adds",
+    "densenet_slim_cifar10": "DenseNet, slim: every layer listens to all before it",
     "efficientnet_lite0_imagenet": "EfficientNet-Lite0, ImageNet, 33 layers of neurons, on crops of natural images",
     "crepe_tiny": "CREPE, pitch of synthetic tones, right within 50 cents",
     "quantised_cifar10": "a small VGG, trained with activations of 8 levels",
@@ -14,7 +14,7 @@ SHORT = {
     "vgg16_slim_cifar10": "VGG-16, quarter width",
     "resnet20_cifar10": "ResNet-20",
     "strided_cifar10": "strided, 13 layers",
-    "mobilenetv2_slim": "MobileNetV2, slim",
+    "mobilenetv2_slim_cifar10": "MobileNetV2, slim",
 }
 # What the ANN does, where that is not its accuracy.
 ANN = {

@@ -56,7 +56,7 @@ def measure(network: str, folder: Path) -> None:
         for start in range(0, images, PORTION):
             if (network, code, steps, start) in done:
                 continue
-            snn = snn or convert_ann_to_snn(graph, data.x_train[:CALIBRATION], code, steps)
+            snn = snn or convert_ann_to_snn(graph, data.x_train[:CALIBRATION], code, steps, correction="none")
             if start not in expected:
                 expected[start] = classes(ann, start)
             labels, found = np.asarray(data.y_test[start : start + PORTION]).reshape(PORTION, -1), classes(snn, start)
