@@ -26,7 +26,10 @@ BEST_RATE = "low latency, mse"
 # What the first table shows of each network, in this order: (code, recipe, steps).
 SHOWN = [
     *(("ttfs_exact", "default", steps) for steps in (7, 15, 63, 64)),
+    *(("ttfs_exact", "output, 10000 images", steps) for steps in (8, 16)),
+    ("ttfs_exact", "uncorrected", 16),
     *(("radix", "default", digits) for digits in (2, 3, 4, 6, 8)),
+    ("radix", "default, 10000 images", 6),
     *(("rate", BEST_RATE, steps) for steps in (16, 32)),
     *(("rate", "low latency", steps) for steps in (32, 64, 128)),
     *(("rate", "default", steps) for steps in (32, 64, 128)),
@@ -36,7 +39,11 @@ SHOWN = [
 # (code, recipe): its line in the plots.
 DRAWN = {
     ("ttfs_exact", "default"): ("C2*-", "ttfs_exact"),
+    ("ttfs_exact", "output, 10000 images"): ("C2+--", "ttfs_exact, corrected on 10000 images"),
+    ("ttfs_exact", "uncorrected"): ("C7x:", "ttfs_exact, uncorrected"),
+    ("ttfs_exact", "uncorrected, 10000 images"): ("C7x:", "ttfs_exact, uncorrected"),
     ("radix", "default"): ("C9h-", "radix"),
+    ("radix", "default, 10000 images"): ("C9h-", "radix"),
     ("rate", "low latency"): ("C1s-", "rate, half ignored"),
     ("rate", "default"): ("C6o-.", "rate"),
     ("rate", BEST_RATE): ("C8p--", "rate, θ by mse"),
