@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import spiking
 from spiking.cells import MaxPoolCell
-from spiking.checks import check_choice
+from spiking.checks import check_choice, require
 from spiking.exchange.nodes import Nodes, NotInNir, Wire, channels_first
 from spiking.network.model import SpikingModel
 from spiking.rate import Rate
@@ -65,8 +65,11 @@ def export_nir(snn: SpikingModel, path: str | os.PathLike, initial_potential: st
 
     Raises:
         ExportError: the network holds something that NIR has no node for; all of it is listed.
+        ValueError: no converted network.
     """
     nir = nir_package()
+    require(isinstance(snn, SpikingModel), "Converted networks are written as NIR", f"a {type(snn).__name__}",
+            'Convert it first: export_nir(convert_ann_to_snn(ann, images, "rate", timesteps=32), path).')  # fmt: skip
     check_choice("initial_potential", initial_potential, POTENTIALS)
     nodes, told = Export(snn, initial_potential).written()
     made = {name: getattr(nir, kind)(**arguments) for name, (kind, arguments) in nodes.nodes.items()}

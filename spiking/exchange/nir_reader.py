@@ -56,10 +56,18 @@ def read_nir(path: str | os.PathLike, timesteps: int | None = None, reset: str |
         reset: "subtract" or "zero"; None for what the file tells, else "zero", as NIR has it.
 
     Raises:
-        ValueError: the file does not tell T, and `timesteps` is None.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no NIR file; or does not tell T, and `timesteps` is None.
         ExportError: the file holds nodes that the toolbox has nothing for; all are listed.
     """
-    graph = nir_package().read(path, type_check=False)
+    nir = nir_package()
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"A NIR file is read. Received: {str(path)!r}, where there is none. Give its path.")
+    try:
+        graph = nir.read(path, type_check=False)
+    except (OSError, KeyError, AttributeError) as error:  # of HDF5, of a file of another kind
+        remedy = "Write it with export_nir, or with nir.write."
+        require(False, f"A NIR file is one that the package nir reads ({error})", f"{str(path)!r}", remedy, error)
     told = graph.metadata
     timesteps = int(told["timesteps"]) if timesteps is None and "timesteps" in told else timesteps
     require(timesteps is not None, "A simulation has a number of time steps", f"timesteps=None with {str(path)!r}, "

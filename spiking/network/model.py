@@ -143,7 +143,9 @@ class SpikingModel(Shown, Functional):
         )
 
     def table(self) -> list[tuple[str, str, str]]:
-        """What became of each layer of the ANN."""
+        """What became of each layer of the ANN; empty for a network that was read from elsewhere."""
+        if not self.report:
+            return []
         return [("ANN layer", "type", "became"), *((row["layer"], row["type"], row["result"]) for row in self.report)]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """NIR files: an interpreter of what was written must spike as the network does; what NIR lacks is refused."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -291,6 +292,21 @@ def test_concatenation_is_refused(tmp_path):
     ann = keras.Model(image, kl.Dense(2)(kl.Flatten()(kl.Concatenate(name="beside")(x))))
     with pytest.raises(ExportError, match="'beside': NIR has no node that puts maps side by side"):
         export_nir(convert_ann_to_snn(ann, np.ones((2, 6, 6, 2)), "rate", 4), tmp_path / "net.nir")
+
+
+def test_what_is_no_network_and_what_is_no_file(tmp_path):
+    ann = keras.Sequential([keras.Input((3,)), kl.Dense(2)])
+    with pytest.raises(ValueError, match="Received: a Sequential. Convert it first"):
+        export_nir(ann, tmp_path / "net.nir")
+    with pytest.raises(FileNotFoundError, match="Received: .*net.nir"):
+        read_nir(tmp_path / "net.nir")
+    (tmp_path / "net.nir").write_text("no HDF5")
+    with pytest.raises(ValueError, match="that the package nir reads .*Received: .*net.nir"):
+        read_nir(tmp_path / "net.nir")
+    with h5py.File(tmp_path / "net.nir", "w") as file:
+        file["something"] = 1
+    with pytest.raises(ValueError, match="that the package nir reads"):
+        read_nir(tmp_path / "net.nir")
 
 
 def test_an_unknown_way_to_tell_v0(tmp_path):
