@@ -400,18 +400,20 @@ def pareto_front(
     operations: ArrayLike,
     labels: Sequence[str] | None = None,
     title: str | None = None,
+    energy: ArrayLike | None = None,
 ) -> Figure:
-    """Accuracy against latency and against synaptic operations; what no other configuration beats is filled.
+    """Accuracy against latency, synaptic operations and energy; what no other configuration beats is filled.
 
-    A configuration is on the front if no other is at least as good in all three and better in one.
+    A configuration is on the front if no other is at least as good in all of them and better in one.
 
     Args:
         accuracy: array `(n,)` in [0, 1], one entry per configuration.
         latency: array `(n,)`, time steps.
         operations: array `(n,)`, synaptic operations per inference, at least 1 (the axis is logarithmic).
         labels: n names of the groups the configurations belong to (e.g. encodings): a marker for each.
+        energy: array `(n,)`, µJ per image, above 0 (logarithmic); None to leave it out.
     Returns:
-        A figure with two axes. The grey line is the best accuracy up to a latency (a number of operations).
+        A figure with an axes per cost. The grey line is the best accuracy up to a latency (a number of operations).
     Raises:
         ValueError: also for unequal lengths and values out of range.
     """
@@ -420,13 +422,14 @@ def pareto_front(
         "latency / time steps": _array(latency, "latency", low=0),
         "synaptic operations per inference": _array(operations, "operations", low=1),
     }
+    costs |= {} if energy is None else {"energy per image / µJ": _array(energy, "energy", low=0)}
     groups = np.array([""] * len(accuracy) if labels is None else [str(label) for label in labels])
     shapes = [array.shape for array in (accuracy, *costs.values(), groups)]
     rule = "`accuracy`, `latency`, `operations` and `labels` must have one entry per configuration."
     _check(len(set(shapes)) == 1, rule, f"shapes {shapes}")
     rows = np.stack([-accuracy, *costs.values()], axis=1)
     front = np.array([not ((rows <= row).all(axis=1) & (rows < row).any(axis=1)).any() for row in rows])
-    figure, panels = _figure(2, height=3.4, sharey=True)
+    figure, panels = _figure(len(costs), height=3.4, sharey=True)
     for axes, (name, cost) in zip(panels, costs.items(), strict=True):
         order = np.lexsort((-accuracy, cost))
         best = 100 * np.maximum.accumulate(accuracy[order])
@@ -440,8 +443,8 @@ def pareto_front(
                     axes.scatter(cost[drawn], 100 * accuracy[drawn], s=size, label=label, zorder=3, **look)
         axes.plot(cost[order], best, drawstyle="steps-post", color="0.45", linewidth=1, label="best up to here")
         _label(axes, name, "accuracy / %")
-    panels[1].set_xscale("log")
-    panels[1].yaxis.label.set_visible(False)
+    for axes in panels[1:]:
+        axes.set(xscale="log", ylabel="")
     _legend(figure, panels[0])
     return _finish(figure, title)
 

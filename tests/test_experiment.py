@@ -348,8 +348,8 @@ def test_tensorboard_shows_what_the_run_returned(finished, encoding):
         if not tag.startswith("experiment/"):
             assert numbers(tag) == [pytest.approx(value, rel=1e-6)]
     curve = experiment.results[encoding].analysis.accuracy_per_timestep
-    assert numbers("snn/accuracy_per_timestep") == pytest.approx(curve)
-    assert [event.step for event in tensors["snn/accuracy_per_timestep"]] == list(range(1, len(curve) + 1))
+    assert numbers("accuracy/per_timestep") == pytest.approx(curve)
+    assert [event.step for event in tensors["accuracy/per_timestep"]] == list(range(1, len(curve) + 1))
     assert b"hidden" in tensors["snn/conversion_report"][0].tensor_proto.string_val[0]
     for figure in (f"raster-{encoding}", f"activity-{encoding}"):
         assert tensors[f"figures/{figure}"][0].tensor_proto.string_val[2].startswith(b"\x89PNG")

@@ -15,11 +15,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 import spiking
 from conversion import ann_and_snn_activations_per_layer, conversion_report
 from experiment import Experiment
 from spiking.network.records import FIRST_SPIKE_TIMES, SPIKE_COUNTS
+from spiking.runs.columns import declare
+from spiking.runs.tensorboard import short_name
 
 RUN = "tiny run"
 ENCODINGS = [*spiking.ENCODINGS][:1] + [*spiking.ENCODINGS][-1:]  # one with many spikes, one with one at most
@@ -130,7 +133,7 @@ def server(run):
         # The server reads the log in the background; figures are written last.
         deadline, expected = time.monotonic() + PATIENCE, {f"{RUN}/{encoding}" for encoding in ENCODINGS}
         expected |= {f"{RUN}/comparison"}
-        while not expected <= {run for run, tags in server.get("images/tags").items() if len(tags) == 2} or len(
+        while not expected <= {run for run, tags in server.get("images/tags").items() if len(tags) >= 2} or len(
             server.get("images/images", run=f"{RUN}/comparison", tag="figures/accuracy_per_timestep", sample=0)
         ) < len(ENCODINGS):
             assert time.monotonic() < deadline, server.get("images/tags")
@@ -169,8 +172,11 @@ def test_scalars_are_the_metrics_of_the_run(run, server, encoding):
     numbers = {tag: value for tag, value in found.items() if not tag.startswith("experiment/")}
     for kind in ("ann/eval", "snn/eval", "snn/diff"):
         assert {f"{kind}/train", f"{kind}/test"} <= set(numbers)
-    assert {"snn/synaptic_operations", "snn/energy", "ann/energy"} <= set(numbers)
+    for kind in ("ann", "snn"):  # in µJ: TensorBoard rounds to four places
+        numbers[f"{kind}/energy_uJ"] = 1e6 * numbers.pop(f"{kind}/energy")
+    assert {"snn/synaptic_operations", "snn/energy_uJ", "ann/energy_uJ"} <= set(numbers)
     assert set(numbers) <= set(shown)
+    assert min(shown, key=lambda tag: tag.split("/")[0]) == "accuracy/per_timestep"  # what is seen first
     assert not any(tag.startswith("experiment/") for tag in shown)  # settings are in HParams
     for tag, value in numbers.items():
         ((step, number),) = server.series(f"{RUN}/{encoding}", tag)
@@ -181,7 +187,7 @@ def test_scalars_are_the_metrics_of_the_run(run, server, encoding):
 
 def test_accuracy_against_the_time_step_is_a_curve(run, server, encoding):
     experiment, metrics = run
-    curve = server.series(f"{RUN}/{encoding}", "snn/accuracy_per_timestep")
+    curve = server.series(f"{RUN}/{encoding}", "accuracy/per_timestep")
     snn = experiment.results[encoding].snn
     assert [step for step, _ in curve] == list(range(1, snn.timesteps + 1))
     assert curve[-1][1] == pytest.approx(metrics["per_encoding"][encoding]["snn/eval/test"])
@@ -210,23 +216,23 @@ def test_histograms_of_weights(run, server, encoding):
     result = experiment.results[encoding]
     shown = server.get("histograms/tags")[f"{RUN}/{encoding}"]
     kinds = ("ann", "snn") if encoding == ENCODINGS[0] else ("snn",)  # those of the ANN not twice
-    assert kinds == ("ann", "snn") or not any(tag.startswith("ann/") for tag in shown)
-    for kind in kinds:
-        assert {tag for tag in shown if tag.startswith(f"{kind}/weights/")} == {f"{kind}/weights/{n}" for n in WEIGHTED}
+    assert kinds == ("ann", "snn") or not any(tag.endswith("/ann") for tag in shown)
+    weights = {f"values/weights/{name}/{kind}" for name in WEIGHTED for kind in kinds}
+    assert {tag for tag in shown if tag.startswith("values/weights/")} == weights
     for name in WEIGHTED:
         synapse = result.snn.get_layer(name).cell.synapse_layers
         in_snn = next(layer.kernel for layer in synapse if hasattr(layer, "kernel"))
         kernels = {"ann": result.ann.model.get_layer(name).kernel, "snn": in_snn}
         for kind, kernel in ((kind, kernels[kind]) for kind in kinds):
-            bins, kernel = server.histogram(f"{RUN}/{encoding}", f"{kind}/weights/{name}"), np.asarray(kernel)
+            bins, kernel = server.histogram(f"{RUN}/{encoding}", f"values/weights/{name}/{kind}"), np.asarray(kernel)
             assert bins[:, 2].sum() == kernel.size
             assert (bins[0, 0], bins[-1, 1]) == (pytest.approx(kernel.min()), pytest.approx(kernel.max()))
 
 
 def test_histograms_of_spikes(server, encoding, spikes):
     for name, (counts, times) in spikes.items():
-        for tag, values in ((f"snn/no_of_spikes/{name}", counts), (f"snn/spike_timesteps/{name}", times[times > 0])):
-            bins = server.histogram(f"{RUN}/{encoding}", tag)
+        for tag, values in (("no_of_spikes", counts), ("spike_timesteps", times[times > 0])):
+            bins = server.histogram(f"{RUN}/{encoding}", f"spikes/{tag}/{name}")
             edges = np.append(bins[:, 0], bins[-1, 1])
             assert bins[:, 2].tolist() == np.histogram(values, edges)[0].tolist()
             assert bins[:, 2].sum() == values.size
@@ -241,7 +247,7 @@ def test_histograms_of_activations(run, server, encoding):
         for kind, values in zip(("ann", "snn"), pair, strict=True):
             if kind == "ann" and encoding != ENCODINGS[0]:
                 continue
-            bins = server.histogram(f"{RUN}/{encoding}", f"{kind}/activations/{name}")
+            bins = server.histogram(f"{RUN}/{encoding}", f"values/activations/{name}/{kind}")
             assert bins[:, 2].sum() == values.size
             assert bins[-1, 1] == pytest.approx(values.max(), rel=1e-5)
 
@@ -283,7 +289,9 @@ def test_images_are_the_figures(run, server, encoding):
 def test_the_comparison_stands_once_for_the_run(run, server):
     experiment, metrics = run
     route = {"run": f"{RUN}/comparison"}
-    assert set(server.get("images/tags")[route["run"]]) == {"figures/accuracy_per_timestep", "figures/learning-ann"}
+    assert set(server.get("images/tags")[route["run"]]) == {
+        f"figures/{name}" for name in ("accuracy_per_timestep", "costs", "learning-ann")
+    }
     entry = server.get("images/images", tag="figures/accuracy_per_timestep", sample=0, **route)[-1]
     image = server.get(f"images/individualImage?{entry['query']}")
     assert image == (experiment.folder.path / "figures" / "accuracy_per_timestep.png").read_bytes() or np.array_equal(
@@ -301,18 +309,57 @@ def test_hparams_compare_the_encodings(run, server):
     body = {"experimentName": "", "startIndex": 0, "sliceSize": 100, "colParams": []}
     body["allowedStatuses"] = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     columns = server.get("hparams/experiment", {"experimentName": ""})
-    names = {column["name"] for column in columns["hparamInfos"]}
-    assert {"encoding", "timesteps", "threshold", "norm_percentile", "training_function", "dataset", "seed"} <= names
+    settings = {column["name"]: column for column in columns["hparamInfos"]}
+    assert {"encoding", "timesteps", "threshold", "norm_percentile", "training_function", "dataset"} <= set(settings)
+    assert settings["encoding"]["differs"] and not settings["seed"].get("differs")
+    assert settings["encoding"]["domainDiscrete"] == ENCODINGS
+    shown = [column["displayName"] for column in columns["metricInfos"]]
+    assert shown[:4] == ["SNN accuracy", "difference", "spikes per neuron", "energy / µJ"]
+    assert {"latency / steps", "operations", "ANN accuracy"} <= set(shown)
     groups = server.get("hparams/session_groups", body)["sessionGroups"]
     assert {group["hparams"]["encoding"] for group in groups} == set(ENCODINGS)
+    assert {group["name"] for group in groups} == {f"{RUN}/{encoding}" for encoding in ENCODINGS}
     for group in groups:
         expected = metrics["per_encoding"][group["hparams"]["encoding"]]
         for name, value in group["hparams"].items():
             value = float(value) if value == "inf" else value
             assert value == expected[f"experiment/{name}"]
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-        for tag in ("ann/eval/test", "snn/eval/test", "snn/diff/test", "snn/energy", "snn/spikes_per_neuron"):
+        for tag in ("ann/eval/test", "snn/eval/test", "snn/diff/test", "snn/spikes_per_neuron"):
             assert values[tag] == pytest.approx(expected[tag], rel=1e-6)
+        assert values["snn/energy_uJ"] == pytest.approx(1e6 * expected["snn/energy"], rel=1e-6)
+
+
+def test_columns_are_those_of_all_runs(tmp_path):
+    """One declaration, which changes only when a run brings something new; a damaged list is begun anew."""
+
+    def declared():
+        (file,) = tmp_path.glob("events*")
+        (event,) = [event for event in tf.compat.v1.train.summary_iterator(str(file)) if event.summary.value]
+        content = event.summary.value[0].metadata.plugin_data.content
+        return file, hparams_metadata.parse_experiment_plugin_data(content)
+
+    declare(tmp_path, {"encoding": "rate", "signed": True, "timesteps": 8}, {"snn/energy_uJ": 1.0, "other": 2.0})
+    first, columns = declared()
+    assert [each.display_name for each in columns.metric_infos] == ["energy / µJ"]
+    assert not any(each.differs for each in columns.hparam_infos)
+    declare(tmp_path, {"encoding": "rate", "timesteps": 8}, {"snn/energy_uJ": 3.0})
+    assert declared()[0] == first
+    declare(tmp_path, {"encoding": "ttfs", "tau": "inf", "timesteps": 8}, {"snn/eval/test": 0.5})
+    _, columns = declared()
+    assert [each.display_name for each in columns.metric_infos] == ["SNN accuracy", "energy / µJ"]
+    assert {each.name: each.differs for each in columns.hparam_infos} == {
+        "encoding": True, "signed": False, "timesteps": False, "tau": False}  # fmt: skip
+    (tmp_path / ".hparams.json").write_text("[")
+    declare(tmp_path, {"timesteps": 9.5}, {})
+    _, columns = declared()
+    assert [(each.name, each.domain_interval.max_value) for each in columns.hparam_infos] == [("timesteps", 9.5)]
+
+
+def test_runs_are_known_by_what_their_columns_do_not_tell():
+    assert short_name("lenet5-mnist_sample-20261125-143000") == "1125-143000"
+    assert short_name("lenet5-mnist_sample-20261125-143000-2") == "1125-143000-2"
+    assert short_name("trial-00012") == "trial-00012" and short_name("mine") == "mine"
 
 
 def test_a_server_is_stopped_in_any_case(tmp_path):

@@ -7,10 +7,10 @@ import numpy as np
 
 from spiking.runs import summaries
 from spiking.runs.folder import RunFolder
-from spiking.runs.results import COMPARISON_FIGURE, LEARNING_FIGURE, Result
+from spiking.runs.results import COMPARISON_FIGURE, COSTS_FIGURE, LEARNING_FIGURE, Result
 from spiking.runs.siblings import own
 
-__all__ = ["save_figures"]
+__all__ = ["costs", "save_figures"]
 
 
 def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
@@ -37,6 +37,8 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
             title="Accuracy on the test images",
         ),
     }
+    if len(finished) > 1:
+        figures[COSTS_FIGURE] = costs(finished)
     curves = {
         label: np.multiply(100, result.ann.history[name])
         for label, name in (("training images", "accuracy"), ("test images", "val_accuracy"))
@@ -48,3 +50,19 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
             epochs, curves, "epoch", "accuracy / %", title=f"Training of the {result.ann.name}"
         )
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
+
+
+def costs(finished: Sequence[Result]):
+    """Accuracy against what it costs; the logarithmic axes show codes with many spikes beside those with few."""
+    found = [each.metrics for each in finished]
+    latency, operations, accuracy = (
+        [each[tag] for each in found] for tag in ("snn/timesteps", "snn/synaptic_operations", "snn/eval/test")
+    )
+    return own("plotting").pareto_front(
+        accuracy,
+        latency,
+        np.maximum(operations, 1),
+        [each.encoding for each in finished],
+        title="Accuracy and cost on the test images",
+        energy=[1e6 * each["snn/energy"] for each in found],
+    )

@@ -22,11 +22,11 @@ from spiking.runs.answers import Answers
 from spiking.runs.folder import RunFolder
 
 __all__ = [
-    "Ann", "COMPARISON_FIGURE", "HYPERPARAMETERS", "LEARNING_FIGURE", "Result", "activation_key", "html_report",
-    "hyperparameters", "is_shared", "versions",
+    "Ann", "COMPARISON_FIGURE", "COSTS_FIGURE", "HYPERPARAMETERS", "LEARNING_FIGURE", "Result", "activation_key",
+    "html_report", "hyperparameters", "is_shared", "versions",
 ]  # fmt: skip
 
-COMPARISON_FIGURE, LEARNING_FIGURE = "accuracy_per_timestep", "learning"
+COMPARISON_FIGURE, COSTS_FIGURE, LEARNING_FIGURE = "accuracy_per_timestep", "costs", "learning"
 
 # Arguments of an experiment that may influence every result; those that are None, for "not used here", are left out.
 HYPERPARAMETERS = (
@@ -37,7 +37,7 @@ HYPERPARAMETERS = (
 
 def is_shared(figure: str) -> bool:
     """Whether a figure concerns more than one encoding."""
-    return figure == COMPARISON_FIGURE or figure.startswith(LEARNING_FIGURE)
+    return figure in (COMPARISON_FIGURE, COSTS_FIGURE) or figure.startswith(LEARNING_FIGURE)
 
 
 @dataclass

@@ -95,8 +95,8 @@ def spike_histograms(analysis: Analysis) -> dict[str, np.ndarray]:
     """Tag -> spikes per neuron and image, and the time steps of the first spikes (silent neurons left out)."""
     found = {}
     for layer in analysis.layers:
-        found[f"snn/no_of_spikes/{layer.name}"] = histogram_of_counts(layer.spike_count_histogram)
-        found[f"snn/spike_timesteps/{layer.name}"] = histogram_of_counts(layer.first_spike_time_histogram, first=1)
+        found[f"spikes/no_of_spikes/{layer.name}"] = histogram_of_counts(layer.spike_count_histogram)
+        found[f"spikes/spike_timesteps/{layer.name}"] = histogram_of_counts(layer.first_spike_time_histogram, first=1)
     return found
 
 
@@ -107,7 +107,7 @@ def activity_histograms(activities: Mapping[str, tuple[np.ndarray, np.ndarray]])
         activities: layer -> (of the ANN, of the SNN), for some images.
     """
     return {
-        f"{kind}/activations/{layer}": histogram_of_values(values)
+        f"values/activations/{layer}/{kind}": histogram_of_values(values)
         for layer, pair in activities.items()
         for kind, values in zip(("ann", "snn"), pair, strict=True)
     }
@@ -129,7 +129,7 @@ def weights_per_layer(ann, snn: SpikingModel) -> tuple[dict[str, np.ndarray], di
 def weight_histograms(ann, snn: SpikingModel) -> dict[str, np.ndarray]:
     """Tag -> the weights of a layer, of both networks."""
     return {
-        f"{kind}/weights/{name}": histogram_of_values(values)
+        f"values/weights/{name}/{kind}": histogram_of_values(values)
         for kind, layers in zip(("ann", "snn"), weights_per_layer(ann, snn), strict=True)
         for name, values in layers.items()
     }

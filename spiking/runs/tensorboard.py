@@ -1,9 +1,11 @@
 """The TensorBoard log of one encoding, and of a training. A new tag is a line in the function of its kind.
 
-What the tags mean is told in docs/TENSORBOARD.md.
+TensorBoard sorts what stands before the first slash of a tag: `accuracy` comes first, numbers of the ANN and the SNN
+follow, histograms (`spikes`, `values`) come last. What the tags mean is told in docs/TENSORBOARD.md.
 """
 
 import numbers
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,26 +15,28 @@ import tensorflow as tf
 
 from spiking.analysis.energy import assumptions
 from spiking.runs import summaries
+from spiking.runs.columns import MICRO, declare
 from spiking.runs.files import plain
 from spiking.runs.results import Result, is_shared
 from spiking.shown import text_table
 
 __all__ = [
     "TrainingLog", "curve_entries", "histogram_entries", "image_entries", "log_comparison", "log_to_tensorboard",
-    "scalar_entries", "text_entries",
+    "scalar_entries", "short_name", "text_entries",
 ]  # fmt: skip
 
 
 def scalar_entries(result: Result) -> dict[str, float]:
-    """Tag -> number: all that was measured. The settings are in HParams: a chart of one point each hid the results."""
+    """Tag -> number: all that was measured, energies in µJ. The settings are in HParams, where they can be compared."""
     found = {tag: value for tag, value in result.metrics.items() if not tag.startswith("experiment/")}
+    found |= {MICRO[tag]: 1e6 * found.pop(tag) for tag in MICRO if tag in found}
     return {tag: float(value) for tag, value in found.items() if isinstance(value, numbers.Real)}
 
 
 def curve_entries(result: Result) -> dict[str, tuple[np.ndarray, str]]:
     """Tag -> one number per step, the first step being 1, and what a step is."""
     curves, legend = summaries.layer_curves(result.analysis), summaries.layer_legend(result.analysis)
-    accuracy = {"snn/accuracy_per_timestep": (result.analysis.accuracy_per_timestep, "Step is the time step.")}
+    accuracy = {"accuracy/per_timestep": (result.analysis.accuracy_per_timestep, "Step is the time step.")}
     return accuracy | {tag: (curve, legend) for tag, curve in curves.items()}
 
 
@@ -45,7 +49,7 @@ def histogram_entries(result: Result) -> dict[str, np.ndarray]:
     }
     result.ann.logged_by = result.ann.logged_by or result.encoding
     own = result.ann.logged_by == result.encoding
-    return {tag: bins for tag, bins in found.items() if own or not tag.startswith("ann/")}
+    return {tag: bins for tag, bins in found.items() if own or not tag.endswith("/ann")}
 
 
 def text_entries(result: Result) -> dict[str, str]:
@@ -93,12 +97,9 @@ def log_to_tensorboard(folder: Path, result: Result) -> None:
     from tensorboard.plugins.hparams import api as hparams
 
     settings = {tag: value for tag, value in result.metrics.items() if tag.startswith("experiment/")}
+    settings = {tag.removeprefix("experiment/"): _word(plain(value)) for tag, value in settings.items()}
     with tf.summary.create_file_writer(str(folder)).as_default():
-        # The plugin collects the columns of its table from what the runs hold, so there is nothing else to declare.
-        hparams.hparams(
-            {tag.removeprefix("experiment/"): _word(plain(value)) for tag, value in settings.items()},
-            trial_id=f"{folder.parent.name}/{folder.name}",
-        )
+        hparams.hparams(settings, trial_id=f"{short_name(folder.parent.name)}/{folder.name}")
         for tag, value in scalar_entries(result).items():
             tf.summary.scalar(tag, value, step=0)
         for tag, (curve, meaning) in curve_entries(result).items():
@@ -110,6 +111,14 @@ def log_to_tensorboard(folder: Path, result: Result) -> None:
             tf.summary.text(tag, _preformatted(text), step=0)
         for tag, image in image_entries(result).items():
             tf.summary.image(tag, image, step=0)
+    declare(folder.parent.parent, settings, scalar_entries(result))
+
+
+def short_name(run: str) -> str:
+    """The name of a run in the table, which shows a dozen letters: of "<network>-<data>-20261231-235959" the time, for
+    network and data have columns of their own."""
+    stamp = re.search(r"-\d{4}(\d{4}-\d{6}(-\d+)?)$", run)
+    return stamp[1] if stamp else run
 
 
 def _preformatted(text: str) -> str:

@@ -78,17 +78,17 @@ def test_histogram_of_values():
 
 def test_spike_histograms_leave_silent_neurons_out_of_the_times():
     found = summaries.spike_histograms(analysis(layer("loud"), SILENT))
-    assert found["snn/no_of_spikes/loud"][:, 2].tolist() == [2, 0, 1]
-    assert found["snn/spike_timesteps/loud"].tolist() == [[0.5, 1.5, 1], [1.5, 2.5, 0]]
-    assert found["snn/spike_timesteps/mute"][:, 2].tolist() == [0, 0]
+    assert found["spikes/no_of_spikes/loud"][:, 2].tolist() == [2, 0, 1]
+    assert found["spikes/spike_timesteps/loud"].tolist() == [[0.5, 1.5, 1], [1.5, 2.5, 0]]
+    assert found["spikes/spike_timesteps/mute"][:, 2].tolist() == [0, 0]
     assert len(found) == 4
 
 
 def test_activity_histograms():
     found = summaries.activity_histograms({"a": (np.array([0.0, 2.0]), np.array([1.0, 5.0, 5.0]))})
     assert {tag: (bins[0, 0], bins[-1, 1], bins[:, 2].sum()) for tag, bins in found.items()} == {
-        "ann/activations/a": (0.0, 2.0, 2),
-        "snn/activations/a": (1.0, 5.0, 3),
+        "values/activations/a/ann": (0.0, 2.0, 2),
+        "values/activations/a/snn": (1.0, 5.0, 3),
     }
 
 
@@ -124,9 +124,9 @@ def test_weights_are_the_kernels_of_both_networks(networks):
     kernel = snn.get_layer("block_twin").cell.synapse_layers[-1].kernel
     assert np.array_equal(in_snn["block_twin"], kernel.numpy().ravel())
     assert not np.allclose(in_ann["block_twin"], in_snn["block_twin"])  # normalised
-    tags = {f"{kind}/weights/{name}" for kind in ("ann", "snn") for name in sizes}
+    tags = {f"values/weights/{name}/{kind}" for kind in ("ann", "snn") for name in sizes}
     assert {tag: bins[:, 2].sum() for tag, bins in summaries.weight_histograms(ann, snn).items()} == {
-        tag: sizes[tag.rpartition("/")[2]] for tag in tags
+        tag: sizes[tag.split("/")[2]] for tag in tags
     }
 
 
@@ -149,7 +149,7 @@ def test_every_encoding_can_be_summarised(encoding):
     snn = convert_ann_to_snn(ann, images, encoding, 6)
     measured = snn_activation_analysis(snn, images, np.array([0, 1, 0, 1]))
     pairs = 3 * len(images)
-    assert summaries.spike_histograms(measured)["snn/no_of_spikes/hidden"][:, 2].sum() == pairs
+    assert summaries.spike_histograms(measured)["spikes/no_of_spikes/hidden"][:, 2].sum() == pairs
     assert measured.table()[1][:2] == ("1 hidden", "3")
 
 
