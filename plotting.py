@@ -27,7 +27,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, MultipleLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 from numpy.typing import ArrayLike
 
 __all__ = [
@@ -418,10 +418,8 @@ def pareto_front(
         ValueError: also for unequal lengths and values out of range.
     """
     accuracy = _fractions(accuracy, "accuracy")
-    costs = {
-        "latency / time steps": _array(latency, "latency", low=0),
-        "synaptic operations per inference": _array(operations, "operations", low=1),
-    }
+    costs = {"latency / time steps": _array(latency, "latency", low=0),
+             "synaptic operations per inference": _array(operations, "operations", low=1)}  # fmt: skip
     costs |= {} if energy is None else {"energy per image / µJ": _array(energy, "energy", low=0)}
     groups = np.array([""] * len(accuracy) if labels is None else [str(label) for label in labels])
     shapes = [array.shape for array in (accuracy, *costs.values(), groups)]
@@ -443,8 +441,11 @@ def pareto_front(
                     axes.scatter(cost[drawn], 100 * accuracy[drawn], s=size, label=label, zorder=3, **look)
         axes.plot(cost[order], best, drawstyle="steps-post", color="0.45", linewidth=1, label="best up to here")
         _label(axes, name, "accuracy / %")
-    for axes in panels[1:]:
-        axes.set(xscale="log", ylabel="")
+    for axes, cost in zip(panels[1:], list(costs.values())[1:], strict=True):
+        ticks = LogLocator(subs=(1, 2, 5) if cost.max() < 50 * cost.min() else (1,))
+        axes.set(xscale="log", xlim=(cost.min() / 1.6, cost.max() * 1.6))  # wide enough for two ticks
+        axes.xaxis.set(major_locator=ticks, minor_locator=NullLocator(), major_formatter="{x:g}")
+        axes.yaxis.label.set_visible(False)
     _legend(figure, panels[0])
     return _finish(figure, title)
 
@@ -604,8 +605,7 @@ def repeated_curves(
         rule = f"Curves must have shape (repetitions, {x.size}), one column per entry of `x`."
         fits = array.ndim == 2 and array.shape[1] == x.size
         _check(fits, rule, f"curves[{label!r}] of shape {np.shape(values)}")
-        received = f"curves[{label!r}] with {array.min()}"
-        _check(not log_y or array.min() > 0, log_rule, received, "Use log_y=False.")
+        _check(not log_y or array.min() > 0, log_rule, f"curves[{label!r}] with {array.min()}", "Use log_y=False.")
         style, repetitions = _line(number, x.size), len(array)
         if repetitions > 1:
             low, high = confidence_95(array) if band == "confidence" else (array.min(axis=0), array.max(axis=0))
@@ -613,8 +613,8 @@ def repeated_curves(
             label = f"{label} ({'95% confidence' if band == 'confidence' else 'min to max'}, n={repetitions})"
         axes.plot(x, array.mean(axis=0), label=label, **style)
     axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
-    if log_x and x.size <= 10:  # the swept values themselves, not powers of ten
-        axes.xaxis.set(major_locator=FixedLocator(x), minor_locator=NullLocator(), major_formatter=ScalarFormatter())
+    if x.size <= 10 and (log_x or not np.diff(x, 2).any()):  # the swept values themselves, not powers of ten
+        axes.xaxis.set(major_locator=FixedLocator(x), minor_locator=NullLocator(), major_formatter="{x:g}")
     _label(axes, x_label, y_label)
     _legend(figure, axes)
     return _finish(figure, title)

@@ -68,8 +68,15 @@ class Finding:
     advice: str
     changes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def size(self) -> str:
+        """The severity with its unit."""
+        if self.cause == BATCH_NORM:
+            return f"{self.severity:.2g} standard deviations"
+        return f"{100 * self.severity:.2g}% of the {'images' if self.layer == NETWORK else 'activation'}"
+
     def __str__(self):
-        return f"{self.layer}: {self.cause} ({self.severity:.2g}). {self.evidence} {self.advice}"
+        return f"{self.layer}: {self.cause}, {self.size}. {self.evidence} {self.advice}"
 
 
 @dataclass(frozen=True)

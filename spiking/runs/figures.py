@@ -47,7 +47,7 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
     if curves:
         epochs = np.arange(1, 1 + len(next(iter(curves.values()))))
         figures[f"{LEARNING_FIGURE}-{result.ann.name}"] = plotting.repeated_curves(
-            epochs, curves, "epoch", "accuracy / %", title=f"Training of the {result.ann.name}"
+            epochs, curves, "epoch", "accuracy / %", title=f"Training of the {result.ann.name.replace('ann', 'ANN', 1)}"
         )
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
 

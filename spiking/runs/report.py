@@ -33,7 +33,7 @@ SETTING = "experiment/"
 LARGEST_MATRIX = 20  # classes; a larger matrix is not readable
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2em auto; max-width: 62em;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 2em auto; max-width: 66em;
        padding: 0 1em; }
 h1 { font-size: 1.7em; margin-bottom: 0; }
 h2 { font-size: 1.3em; border-bottom: 2px solid #0072b2; margin-top: 2.2em; padding-bottom: .15em; }
@@ -42,7 +42,7 @@ p, li { max-width: 48em; }
 .note { color: #555; font-size: .9em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88em; font-variant-numeric: tabular-nums; }
-th, td { padding: .22em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th, td { padding: .22em .55em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 th { border-bottom: 1px solid #666; }
 .right { text-align: right; white-space: nowrap; }
 thead .right { white-space: normal; }

@@ -132,4 +132,6 @@ def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
         figures = {name: path.read_bytes() for name, path in each.figures.items()}
         common |= {name: figures.pop(name) for name in list(figures) if is_shared(name)}
         sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures, each.answers))
+    first = [name for name in (COMPARISON_FIGURE, COSTS_FIGURE) if name in common]
+    common = {name: common[name] for name in dict.fromkeys([*first, *common])}
     return report.render(folder.path.name, sections, common, configuration)

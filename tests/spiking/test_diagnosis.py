@@ -326,3 +326,11 @@ def test_classic_rate_is_advised_its_own_recipe_first():
     assert found.changes == {"initial_potential": 0.5, "readout_delay": None}
     (found,) = advice.of_layers([layer], conversion_of("rate", 64, depth=14))
     assert found.changes == {"timesteps": 128}
+
+
+def test_a_finding_names_the_unit_of_its_size():
+    sizes = {("a", "arrival", 0.246): "25% of the activation", ("network", "overrun", 0.005): "0.5% of the images",
+             ("a", "batch_norm", 2.5): "2.5 standard deviations"}  # fmt: skip
+    for (layer, cause, severity), size in sizes.items():
+        found = str(advice.Finding(layer, cause, severity, "It is so.", "Do this."))
+        assert found == f"{layer}: {cause}, {size}. It is so. Do this."
