@@ -72,6 +72,7 @@ from spiking.runs.devices import mirrored_strategy, shared
 from spiking.runs.figures import save_figures
 from spiking.runs.files import locked, plain
 from spiking.runs.folder import RunFolder
+from spiking.runs.networks import report_networks
 from spiking.runs.repetition import Repetition, checked_axes
 from spiking.runs.results import Ann, Result, activation_key, html_report, hyperparameters, versions
 from spiking.runs.siblings import require_own
@@ -85,7 +86,10 @@ require_own("ann_training", "conversion")  # files of the user's may have these 
 import ann_training  # noqa: E402
 import conversion  # noqa: E402
 
-__all__ = ["Experiment", "ExperimentTask", "RepeatedExperiment", "as_task", "command_line", "compare", "main"]
+__all__ = [
+    "Experiment", "ExperimentTask", "RepeatedExperiment", "as_task", "command_line", "compare", "main",
+    "report_networks",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -29,6 +29,8 @@ METRICS = {
     "snn/eval/validation": "SNN accuracy, validation",
     "snn/diff/test": "difference",
     "snn/diff/validation": "difference, validation",
+    "snn/same_class": "same class",
+    "snn/r_squared": "R²",
     "snn/spikes_per_neuron": "spikes per neuron",
     "snn/energy_uJ": "energy / µJ",
     "snn/latency": "latency / steps",

@@ -50,6 +50,8 @@ COLUMNS = (
     Column("SNN / %", ("snn/eval/test", "snn/eval/validation"), 100, ".2f"),
     Column("SD / points", ("SD",), 100, ".2f"),
     Column("difference / points", ("snn/diff/test", "snn/diff/validation"), 100, "+.2f"),
+    Column("same class / %", ("snn/same_class",), 100, ".2f"),
+    Column("R²", ("snn/r_squared",), 1, ".4f"),
     Column("simulated steps", ("snn/timesteps",)),
     Column("latency / steps", ("snn/latency",)),
     Column("spikes/neuron", ("snn/spikes_per_neuron",), 1, ".3f"),
@@ -60,7 +62,8 @@ COLUMNS = (
 )
 LEGEND = (
     "Per image of the test set, or for searches with validation of a part of the training set. difference: SNN minus "
-    "ANN. latency: the time step from which on the accuracy stays within a point of the ANN's; none where it does not. "
+    "ANN. same class, R²: of networks without accuracies, how their outputs agree with the ANN's. latency: the time "
+    "step from which on the accuracy stays within a point of the ANN's; none where it does not. "
     "seconds: of simulating the test images on the machine of the run. Repetitions are means, SD their standard "
     "deviation; of a search the best trials are shown. Settings that are the same everywhere are left out."
 )

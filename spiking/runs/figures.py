@@ -10,10 +10,10 @@ from spiking.runs.folder import RunFolder
 from spiking.runs.results import COMPARISON_FIGURE, COSTS_FIGURE, LEARNING_FIGURE, Result
 from spiking.runs.siblings import own
 
-__all__ = ["costs", "save_figures"]
+__all__ = ["compared", "costs", "save_figures"]
 
 
-def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image: np.ndarray) -> dict[str, Path]:
+def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], image) -> dict[str, Path]:
     """Draws an encoding's figures, and anew the one that compares all encodings finished so far.
 
     Returns:
@@ -23,22 +23,14 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
 
     encoding, rasters = result.encoding, summaries.rasters(result.snn, image)
     seen = len(next(iter(result.activities.values()))[0])
-    curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
-    first_of = {each.ann.name: each for each in reversed(finished)}  # so that each ANN gets one line
-    references = {each.encoding: each.metrics["ann/eval/test"] for each in first_of.values()}
     figures = {
         f"raster-{encoding}": plotting.plot_spikes_as_eventplot(rasters, title=f"{encoding}: spikes, one test image"),
         f"activity-{encoding}": plotting.ann_snn_correlation(
             result.activities, title=f"{encoding}: activity of ANN and SNN, {seen} test images"
         ),
-        COMPARISON_FIGURE: plotting.accuracy_per_timestep(
-            curves,
-            references if len(references) > 1 else result.metrics["ann/eval/test"],
-            title="Accuracy on the test images",
-        ),
     }
-    if len(finished) > 1:
-        figures[COSTS_FIGURE] = costs(finished)
+    if all(each.analysis.accuracy_per_timestep is not None for each in finished):
+        figures |= compared(finished)
     curves = {
         label: np.multiply(100, result.ann.history[name])
         for label, name in (("training images", "accuracy"), ("test images", "val_accuracy"))
@@ -50,6 +42,17 @@ def save_figures(folder: RunFolder, result: Result, finished: Sequence[Result], 
             epochs, curves, "epoch", "accuracy / %", title=f"Training of the {result.ann.name.replace('ann', 'ANN', 1)}"
         )
     return {name: plotting.save(figure, folder.path / "figures" / f"{name}.png") for name, figure in figures.items()}
+
+
+def compared(finished: Sequence[Result]) -> dict:
+    """The figures that compare encodings: accuracy against the time step, and against what it costs."""
+    curves = {each.encoding: each.analysis.accuracy_per_timestep for each in finished}
+    first_of = {each.ann.name: each for each in reversed(finished)}  # so that each ANN gets one line
+    references = {each.encoding: each.metrics["ann/eval/test"] for each in first_of.values()}
+    reference = references if len(references) > 1 else finished[-1].metrics["ann/eval/test"]
+    title = "Accuracy on the test images"
+    drawn = {COMPARISON_FIGURE: own("plotting").accuracy_per_timestep(curves, reference, title=title)}
+    return drawn | ({COSTS_FIGURE: costs(finished)} if len(finished) > 1 else {})
 
 
 def costs(finished: Sequence[Result]):

@@ -17,6 +17,7 @@ import numpy as np
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.energy import assumptions
 from spiking.analysis.statistics import Analysis
+from spiking.analysis.verification import Verification
 from spiking.network.model import SpikingModel
 from spiking.runs import summaries
 from spiking.runs.answers import Answers
@@ -116,33 +117,38 @@ class Section:
 
 
 def section(
+    name: str,
     snn: SpikingModel,
     metrics: Mapping[str, Any],
     analysis: Analysis,
     diagnosis: Diagnosis | None,
     figures: Mapping[str, bytes],
     answers: Answers | None = None,
+    verification: Verification | None = None,
 ) -> Section:
     """The section of one converted network.
 
     Args:
+        name: of the section, usually the encoding.
         snn: the network, which knows its encoding and what became of the ANN's layers.
         metrics: tag -> number or word.
-        analysis, diagnosis: of the network; the analysis with labels.
+        analysis, diagnosis: of the network.
         figures: caption -> PNG.
         answers: of both networks on some images.
+        verification: how the outputs differ, for networks that are not judged by classes alone.
     """
     summary = snn.encoding.summary
     became = [(row["layer"], row["type"], row["result"]) for row in snn.report]
     return Section(
-        encoding=snn.encoding.name,
+        encoding=name,
         metrics=metrics,
         layers=analysis.table(),
         conversion=[("ANN layer", "type", "became"), *became],
         remarks=[
             summary[0].upper() + summary[1:] + ".",
-            summaries.latency_remark(analysis, metrics["ann/eval/test"]),
-            summaries.peak_remark(analysis),
+            *summaries.agreement_remarks(verification),
+            *summaries.accuracy_remarks(analysis, metrics),
+            *summaries.spike_remarks(analysis),
             assumptions(analysis.hardware, analysis.updates_counted),
         ],
         errors=diagnosis.table() if diagnosis else None,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.statistics import Analysis
+from spiking.analysis.verification import Verification
 from spiking.encoding import Encoding
 from spiking.folding.graph import FoldedGraph
 from spiking.network.model import SpikingModel
@@ -75,6 +76,7 @@ class Result:
         activities: hidden layer -> (ANN, SNN) activations on a few images, while they are logged only.
         figures: name -> the file of a figure.
         answers: of ANN and SNN on some test images.
+        verification: how the outputs differ; for networks that an Experiment does not take.
     """
 
     encoding: str
@@ -87,6 +89,7 @@ class Result:
     activities: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
     answers: Answers | None = None
+    verification: Verification | None = None
 
 
 def activation_key(activation) -> str:
@@ -131,7 +134,8 @@ def html_report(folder: RunFolder, finished: Sequence[Result]) -> str:
     for each in finished:
         figures = {name: path.read_bytes() for name, path in each.figures.items()}
         common |= {name: figures.pop(name) for name in list(figures) if is_shared(name)}
-        sections.append(report.section(each.snn, each.metrics, each.analysis, each.diagnosis, figures, each.answers))
+        found = (each.metrics, each.analysis, each.diagnosis, figures, each.answers, each.verification)
+        sections.append(report.section(each.encoding, each.snn, *found))
     first = [name for name in (COMPARISON_FIGURE, COSTS_FIGURE) if name in common]
     common = {name: common[name] for name in dict.fromkeys([*first, *common])}
     return report.render(folder.path.name, sections, common, configuration)

@@ -5,20 +5,24 @@ count. A table is a list of rows, the first of them the head. Nothing is written
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import keras
 import numpy as np
 
 from spiking.analysis.energy import DEFAULT, assumptions
 from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis
+from spiking.analysis.verification import Verification
 from spiking.folding.linear import is_weighted, kernels_of
 from spiking.network.model import SpikingModel
 from spiking.network.records import RASTERS
 
 __all__ = [
-    "ANALYSIS_METRICS", "BINS", "LAYER_CURVES", "activity_histograms", "comparison", "comparison_note",
+    "ANALYSIS_METRICS", "BINS", "COMPARED", "LAYER_CURVES", "accuracy_remarks", "activity_histograms",
+    "agreement_remarks", "comparison", "comparison_note",
     "conversion_report", "energy_remark", "histogram_of_counts", "histogram_of_values", "latency_remark",
-    "layer_curves", "layer_legend", "peak_remark", "rasters", "spike_histograms", "weight_histograms",
+    "layer_curves", "layer_legend", "peak_remark", "rasters", "spike_histograms", "spike_remarks", "weight_histograms",
     "weights_per_layer",
 ]  # fmt: skip
 
@@ -152,9 +156,9 @@ def _entries(layers: Iterable) -> np.ndarray:
 # Spikes of one image
 
 
-def rasters(snn: SpikingModel, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Layer of neurons -> its spikes for one image, `(timesteps, …)`."""
-    recorded = snn.simulate(image[None], (RASTERS,)).rasters
+def rasters(snn: SpikingModel, image) -> dict[str, np.ndarray]:
+    """Layer of neurons -> its spikes for one image (of several inputs a list or dict), `(timesteps, …)`."""
+    recorded = snn.simulate(keras.tree.map_structure(lambda x: x[None], image), (RASTERS,)).rasters
     return {name: raster.numpy()[:, 0] for name, raster in recorded.items() if snn.plan.cells[name].holds_neurons}
 
 
@@ -176,11 +180,31 @@ def energy_remark(metrics: Iterable[Mapping]) -> str:
 def comparison_note(metrics: Mapping[str, Mapping]) -> str:
     """What the columns of `comparison` mean, for the same metrics."""
     return (
-        "On the test images. difference: SNN minus ANN, in points. latency: the time step from which on the accuracy "
-        "stays within a point of the ANN's; a dash where it does not. Spikes, operations and energy are means per "
-        "image. ops/MACs: additions of the SNN for each multiply-accumulate of the ANN. "
+        "On the test images. difference: SNN minus ANN, in points. same class, R²: how the SNN's outputs agree with "
+        "the ANN's, of several outputs the lowest. latency: the time step from which on the accuracy stays within a "
+        "point of the ANN's; a dash where it does not. Spikes, operations and energy are means per image. ops/MACs: "
+        "additions and multiply-accumulates of the SNN for each of the ANN's. "
         f"{energy_remark(metrics.values())} The ANN's is for all its MACs. seconds: of simulating the test images here."
     )
+
+
+# Head, metric, its scale and form. Columns that are empty everywhere are left out.
+COMPARED = (
+    ("ANN / %", "ann/eval/test", 100, ".2f"),
+    ("SNN / %", "snn/eval/test", 100, ".2f"),
+    ("difference", "snn/diff/test", 100, "+.2f"),
+    ("same class / %", "snn/same_class", 100, ".2f"),
+    ("R²", "snn/r_squared", 1, ".4f"),
+    ("time steps", "snn/timesteps", 1, ""),
+    ("latency", "snn/latency", 1, ""),
+    ("spikes/neuron", "snn/spikes_per_neuron", 1, ".2f"),
+    ("operations", "snn/synaptic_operations", 1, ",.0f"),
+    ("ops/MACs", "ratio/operations", 1, ".2f"),
+    ("energy / µJ", "snn/energy", 1e6, ",.3f"),
+    ("of the ANN's", "ratio/energy", 1, ".2f"),
+    ("seconds", "snn/seconds", 1, ".1f"),
+)
+WITH = {"snn/latency": "snn/eval/test"}  # a dash says that it never comes near the ANN, if there are accuracies at all
 
 
 def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
@@ -189,29 +213,47 @@ def comparison(metrics: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
     Args:
         metrics: encoding -> its metrics; those not yet analysed are left out.
     """
-    head = ("encoding", "ANN / %", "SNN / %", "difference", "time steps", "latency", "spikes/neuron", "operations",
-            "ops/MACs", "energy / µJ", "of the ANN's", "seconds")  # fmt: skip
-    return [
-        head,
-        *(
-            (
-                encoding,
-                f"{100 * each['ann/eval/test']:.2f}",
-                f"{100 * each['snn/eval/test']:.2f}",
-                f"{100 * each['snn/diff/test']:+.2f}",
-                f"{each['snn/timesteps']}",
-                f"{each['snn/latency']}" if "snn/latency" in each else "–",
-                f"{each['snn/spikes_per_neuron']:.2f}",
-                f"{each['snn/synaptic_operations']:,.0f}",
-                f"{each['snn/synaptic_operations'] / each['ann/macs']:.2f}",
-                f"{1e6 * each['snn/energy']:,.3f}",
-                f"{each['snn/energy'] / each['ann/energy']:.2f}",
-                f"{each['snn/seconds']:.1f}",
-            )
-            for encoding, each in metrics.items()
-            if "snn/synaptic_operations" in each
-        ),
+    rows = [(encoding, _ratios(each)) for encoding, each in metrics.items() if "snn/synaptic_operations" in each]
+    columns = [
+        (head, [format(scale * each[tag], form) if tag in each else "–" for _, each in rows])
+        for head, tag, scale, form in COMPARED
+        if any(WITH.get(tag, tag) in each for _, each in rows)
     ]
+    body = zip((encoding for encoding, _ in rows), *(cells for _, cells in columns), strict=True)
+    return [("encoding", *(head for head, _ in columns)), *body]
+
+
+def _ratios(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics, and the SNN's costs by the ANN's."""
+    operations = (metrics["snn/synaptic_operations"] + metrics.get("snn/macs", 0)) / metrics["ann/macs"]
+    return {**metrics, "ratio/operations": operations, "ratio/energy": metrics["snn/energy"] / metrics["ann/energy"]}
+
+
+def agreement_remarks(verification: Verification | None) -> list[str]:
+    """A sentence for each output: how it differs from the ANN's."""
+    if verification is None:
+        return []
+    several = len(verification.outputs) > 1
+    return [f"{f'Output {name}' if several else 'The output'} beside the ANN's, {output.images} images: {output}."
+            for name, output in verification.outputs.items()]  # fmt: skip
+
+
+def spike_remarks(analysis: Analysis) -> list[str]:
+    """A sentence on negative spikes and on several in one time step; none where there are none."""
+    spikes, negative, messages = (
+        analysis.spikes_per_neuron, analysis.negative_spikes_per_neuron, analysis.messages_per_neuron
+    )  # fmt: skip
+    if not negative and not messages < 0.999 * spikes:  # NaN where nobody counted
+        return []
+    return [f"Of {spikes:.2f} spikes per neuron and image {negative:.2f} are negative; they come in {messages:.2f} "
+            "time steps. A step with several is multiplied, not added."]  # fmt: skip
+
+
+def accuracy_remarks(analysis: Analysis, metrics: Mapping[str, Any]) -> list[str]:
+    """Sentences on how soon the answers are right; none without labels."""
+    if analysis.accuracy_per_timestep is None:
+        return []
+    return [latency_remark(analysis, metrics["ann/eval/test"]), peak_remark(analysis)]
 
 
 def latency_remark(analysis: Analysis, ann_accuracy: float, points: float = 1.0) -> str:

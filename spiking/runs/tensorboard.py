@@ -36,8 +36,9 @@ def scalar_entries(result: Result) -> dict[str, float]:
 def curve_entries(result: Result) -> dict[str, tuple[np.ndarray, str]]:
     """Tag -> one number per step, the first step being 1, and what a step is."""
     curves, legend = summaries.layer_curves(result.analysis), summaries.layer_legend(result.analysis)
-    accuracy = {"accuracy/per_timestep": (result.analysis.accuracy_per_timestep, "Step is the time step.")}
-    return accuracy | {tag: (curve, legend) for tag, curve in curves.items()}
+    accuracy = result.analysis.accuracy_per_timestep
+    first = {} if accuracy is None else {"accuracy/per_timestep": (accuracy, "Step is the time step.")}
+    return first | {tag: (curve, legend) for tag, curve in curves.items()}
 
 
 def histogram_entries(result: Result) -> dict[str, np.ndarray]:

@@ -17,6 +17,11 @@ __all__ = ["OF_TRAINING", "check_network", "network_key", "trained_network"]
 # Arguments of an experiment that say how an ANN is trained; with a trained one they have no say.
 OF_TRAINING = ("batch_size_ann_training", "epochs", "beta")
 
+REMEDY = (
+    "Leave out what asks for training, and give the data that the network was trained with. For several inputs or "
+    "outputs, maps and numbers there is report_networks(ann, snns, images)."
+)
+
 
 def trained_network(argument: str, model) -> keras.Model:
     """The network itself, or what the file of that path holds.
@@ -64,7 +69,7 @@ def check_network(model: keras.Model, function, default, asked: Mapping[str, Any
     if not fits or any(each not in (None, length) for each, length in zip(given[1:], shape, strict=True)):
         faults.append(f"a network for inputs of shape {given}, and images of shape {tuple(shape)}")
     require(not faults, "A trained network is not trained again; it takes the images and has a score for each class",
-            "; ".join(faults), "Leave out what asks for training, and give the data that the network was trained with.")
+            "; ".join(faults), REMEDY)
 
 
 def network_key(model: keras.Model) -> str:

@@ -1,5 +1,8 @@
 """Numbers, curves, histograms and tables, against values worked out by hand."""
 
+import math
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -205,3 +208,13 @@ def test_latency_remark():
     assert summaries.latency_remark(curve, 0.96).startswith("From time step 2 of 3 on it stays within 1 point of")
     assert summaries.latency_remark(curve, 0.97) == "It ends more than 1 point of accuracy below the ANN."
     assert "within 2 points" in summaries.latency_remark(curve, 0.97, points=2)
+
+
+def test_negative_and_several_spikes_are_told():
+    def told(**values):
+        return summaries.spike_remarks(SimpleNamespace(**values))
+
+    assert told(spikes_per_neuron=0.3, negative_spikes_per_neuron=0.0, messages_per_neuron=0.3) == []
+    assert told(spikes_per_neuron=0.3, negative_spikes_per_neuron=0.0, messages_per_neuron=math.nan) == []
+    (found,) = told(spikes_per_neuron=2.61, negative_spikes_per_neuron=0.125, messages_per_neuron=2.0)
+    assert found.startswith("Of 2.61 spikes per neuron and image 0.12 are negative; they come in 2.00 time steps.")
