@@ -8,7 +8,10 @@ from conftest import dyadic
 from keras import layers as kl
 
 from conversion import convert_ann_to_snn, export_nir, host_input, read, read_nir
+from spiking import ENCODINGS
 from spiking.exchange.nir import ExportError
+from spiking.exchange.nodes import TRANSLATORS, Nodes, NotInNir, Wire
+from spiking.folding import linear
 from spiking.scaling.calibration import Calibration, LayerCalibration
 from spiking.scaling.fingerprint import fingerprint
 
@@ -149,6 +152,10 @@ NETWORKS = {
         kl.Conv1D(4, 3, strides=2, padding="same", activation="relu"), kl.ZeroPadding1D((2, 0)),
         kl.Conv1D(4, 2, padding="causal", activation="relu"), kl.Flatten(), kl.Dense(2), shape=(8, 2),
     ),
+    "separable sequences": lambda: chain(
+        kl.DepthwiseConv1D(3, depth_multiplier=2, activation="relu"), kl.SeparableConv1D(3, 3, activation="relu"),
+        kl.Flatten(), kl.Dense(2), shape=(8, 2),
+    ),
     "by convolution": lambda: chain(
         kl.Conv2D(4, 3, activation="relu"), kl.Conv2D(3, 1), kl.GlobalAveragePooling2D()
     ),
@@ -273,6 +280,24 @@ def test_what_nir_lacks_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_every_linear_layer_is_tested_or_refused():
+    used = {type(layer) for make in NETWORKS.values() for layer in make().layers}
+    assert set(TRANSLATORS) - used == {linear.Diagonal}  # what BatchNorm leaves between neurons and a sum
+    for kind in set(linear.LINEAR) - set(TRANSLATORS):
+        layer = object.__new__(kind)
+        vars(layer)["name"] = "it"
+        with pytest.raises(NotInNir, match=f"'it' is a {kind.__name__}, for which NIR has no node"):
+            Nodes().put(layer, Wire(("input",), (4, 4, 2)), "neurons")
+
+
+@pytest.mark.parametrize("options", [{"signed": True}, {"max_spikes": 3}], ids=str)
+def test_neurons_that_nir_has_no_word_for_are_refused(options, tmp_path):
+    (name,) = options
+    snn = converted([kl.Flatten(), kl.Dense(3, activation="relu"), kl.Dense(2)], **options)
+    with pytest.raises(ExportError, match=f"{name}=.*of which NIR's IF knows nothing. Convert without {name}"):
+        export_nir(snn, tmp_path / "n.nir")
+
+
 def test_all_reasons_are_given_at_once(tmp_path):
     layers, _ = REFUSED["max pooling"]
     with pytest.raises(ExportError, match=r"(?s)tau=20.*max_pooling.*NIR has no max pooling"):
@@ -280,7 +305,7 @@ def test_all_reasons_are_given_at_once(tmp_path):
                    [layers[0].get_config()]), *layers[1:]], tau=20.0), tmp_path / "net.nir")  # fmt: skip
 
 
-@pytest.mark.parametrize("encoding", ["ttfs", "ttfs_exact"])
+@pytest.mark.parametrize("encoding", sorted(set(ENCODINGS) - {"rate"}))
 def test_other_codes_are_refused(encoding, tmp_path):
     with pytest.raises(ExportError, match=f"encoding is '{encoding}'.*encoding='rate'"):
         export_nir(converted([kl.Flatten(), kl.Dense(3, activation="relu"), kl.Dense(2)], encoding), tmp_path / "n.nir")
