@@ -189,13 +189,13 @@ def rows_so_far() -> list[dict]:
 
 def table(arguments) -> None:
     """Prints the rows as a table."""
-    print("| network, code | format | KB (ANN) | largest difference (of a range of) | within 1e-5 | same class | "
-          "ms an image | to Keras' closed form | to the ANN in Keras | to the ANN's file |")  # fmt: skip
+    print("| network, code | format | KB (ANN's) | largest difference | within 1e-5 | same class | ms an image | "
+          "of Keras' closed form | of the ANN in Keras | of the ANN's file |")  # fmt: skip
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in rows_so_far():
         print(
             f"| {row['network']}, `{row['code']}` | `{row['format']}` | {row['bytes'] / 1000:,.0f} "
-            f"({row['ann_bytes'] / 1000:,.0f}) | {row['largest_difference']:.1e} ({row['output_range']:.3g}) | "
+            f"({row['ann_bytes'] / 1000:,.0f}) | {row['largest_difference']:.0e} | "
             f"{row['within_1e-5']:.1%} | {row['same_class']:.1%} | {1000 * row['seconds']:.2f} | "
             f"{row['to_keras']:.2f} | {row['to_ann']:.2f} | {row['to_ann_file']:.2f} |"
         )
