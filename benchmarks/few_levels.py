@@ -33,7 +33,7 @@ NETWORKS = ("vgg16_slim_cifar10", "resnet20_cifar10", "strided_cifar10")
 LEVELS = (7, 15)
 CALIBRATED, JUDGED = slice(0, 1000), slice(20000, 21000)  # of the training images
 BATCH = 250
-BALANCING = {"rate": 0.5, "epochs": 5}
+BALANCING = {"rate": 0.5, "epochs": 5, "batch": 25}
 
 Scales = dict[str, np.ndarray]
 
@@ -49,9 +49,9 @@ class Rounded:
     def __init__(self, graph, images: np.ndarray):
         self.graph, self.images = graph, images
 
-    def batches(self, images=None):
+    def batches(self, images=None, size: int = BATCH):
         images = self.images if images is None else images
-        return (tf.constant(images[n : n + BATCH]) for n in range(0, len(images), BATCH))
+        return (tf.constant(images[n : n + size]) for n in range(0, len(images), size))
 
     def output(self, images: np.ndarray, neurons: Callable | None = None) -> np.ndarray:
         """What the network says with other neurons, `(node, W∗x + b) -> activity`."""
@@ -104,7 +104,7 @@ def balanced(network: Rounded) -> Scales:
 
     run = tf.function(network.graph.forward(neurons=neurons))
     for _ in range(BALANCING["epochs"]):
-        for x in network.batches():
+        for x in network.batches(size=BALANCING["batch"]):
             run(x)
     return {name: np.maximum(theta.numpy(), 1e-6) for name, theta in scales.items()}
 
