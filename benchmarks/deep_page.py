@@ -18,6 +18,7 @@ PAGE, PICTURES = ROOT / "docs" / "DEEP.md", ROOT / "docs" / "pictures"
 CIFAR10, SIGNED = ROOT / "docs" / "real_cifar10.jsonl", ROOT / "docs" / "signed.jsonl"
 WINDOWED = ("ttfs_exact", "radix")
 FEW_LEVELS = 16  # what is corrected by default; the lines of real_cifar10.py are not
+MODELS = ROOT / "docs" / "real_models.jsonl"
 POOLING = ROOT / "docs" / "pooling.jsonl"
 SIGNED_CHUNK = 250  # images of a line of benchmarks/signed.py
 TITLES = deep_text.TITLES
@@ -244,6 +245,25 @@ def diagnoses(found: dict[tuple, Row], most: int = 3) -> list[str]:
     return text
 
 
+def others() -> list[str]:
+    """EfficientNet and CREPE, from the lines of benchmarks/real_models.py."""
+    text = []
+    for line in lines(MODELS):
+        if (title := deep_text.OTHERS.get(line["network"])) is None:
+            continue
+        for steps in (16, 64, 256):
+            if found := line.get(f"N = {steps}"):
+                error = 100 * math.sqrt(found["same"] * (1 - found["same"]) / line["images"])
+                windows, digits = line["depth"] + 1, steps.bit_length() - 1
+                fact = found["fact"] if "cents" in found["fact"] else ""
+                text.append(
+                    f"| {title} | {steps} | {steps * windows} | {digits * windows} | {found['same']:.1%} ± {error:.1f} "
+                    f"| {line['images']} | {fact} |"
+                )
+    head = ["network", "levels", "steps of ttfs_exact", "of radix, a level fewer", "ANN's class", "inputs", "right"]
+    return ["", deep_text.OF_OTHERS, "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *text] if text else []
+
+
 def top5(found: dict[tuple, Row]) -> list[str]:
     """The classes that ANN and SNN share among their best five, of EfficientNet."""
     text = []
@@ -335,7 +355,8 @@ PLOTS = {
 
 def page(found: dict[tuple, Row]) -> str:
     """docs/DEEP.md."""
-    text = [deep_text.BEGIN, *first_table(found), "", *top5(found), "", deep_text.WHAT_TO_TAKE, "", deep_text.PROTOCOL]
+    text = [deep_text.BEGIN, *first_table(found), *others(), "", *top5(found)]
+    text += [deep_text.WHAT_TO_TAKE, "", deep_text.PROTOCOL]
     text += everything(found)
     text += fold("Loss over spikes a neuron", ["![Loss over spikes a neuron](pictures/deep_spikes.png)"])
     text += fold("Max pooling at few steps", [*deep_text.POOLING.splitlines(), *pooling_table()])

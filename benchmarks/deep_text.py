@@ -74,6 +74,11 @@ machine with other work on it.
 The lines of `rate` with negative spikes are those of `benchmarks/signed.py`, some of ResNet-20 those of
 `benchmarks/real_cifar10.py`. The networks: `benchmarks/train_models.py`, and packages named in REAL_MODELS.md."""
 
+# Networks of docs/real_models.jsonl that stand here, too.
+OTHERS = {"efficientnet_lite0": "EfficientNet-Lite0, ImageNet, 33 layers", "crepe_tiny": "CREPE, 6 layers, audio"}
+OF_OTHERS = """**Networks of others**, natural images and synthetic tones (REAL_MODELS.md, `benchmarks/real_models.py`):
+share of inputs with the ANN's best class or bin, ± one standard error in points"""
+
 POOLING = """`python benchmarks/pooling.py`. A pool of the spikes of each step passes one whenever any of its neurons
 fires, and neurons of one window rarely fire together: it sends too many, by a tenth of full activity on average, and no
 number of steps heals it. The largest count sends what the neuron with the largest current does. Mean error of one pool
