@@ -186,9 +186,14 @@ class RandomGraph:
         return f"{self.kind}, seed={self.seed}, dyadic={self.dyadic}"
 
 
+def kind_of(seed: int) -> str:
+    """Which of `KINDS` a seed stands for; they take turns."""
+    return list(KINDS)[seed % len(KINDS)]
+
+
 def random_graph(seed: int, dyadic: bool = False, images: int = 4) -> RandomGraph:
     """The random graph of this seed, with its images; arguments as of `random_networks.random_network`."""
-    network = RandomGraph(seed, dyadic, list(KINDS)[seed % len(KINDS)])
+    network = RandomGraph(seed, dyadic, kind_of(seed))
     model, rng = network.build(), np.random.default_rng([seed, int(dyadic)])
 
     def draw(number):

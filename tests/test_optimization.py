@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -13,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import finish, sleepy_trials, start
 
 import optimization
 from optimization import (
@@ -424,39 +422,6 @@ def test_wrong_repetitions_are_refused(tmp_path, changes, message):
 # ---------------------------------------------------------------------------------------------------------------------
 # kill -9, and several processes
 
-SLEEPY = """
-import sys, time
-from pathlib import Path
-import optimization
-from optimization import *
-from spiking.runs import study
-folder, kind, trials, storage = sys.argv[1:]
-study.PATIENCE_SECONDS, study.HEARTBEAT_SECONDS = 1.0, 0.2
-def sleepy(x, n=0, seed=0):
-    time.sleep(0.02)
-    with (Path(folder).parent / "calls").open("a") as file:
-        file.write(f"{x} {n} {seed}\\n")
-    return {"score": x * (seed % 7 + 1) + n}
-space = [OptimizableValue("x", RealInterval("uniform", low=0, high=1)), OptimizableValue("n", DiscreteInterval(0, 5))]
-if kind == "search":
-    search(sleepy, space, int(trials), "score", folder=folder, storage=storage or None)
-else:
-    RepeatedExperiment(sleepy, int(trials) // 4, grid={"x": [1, 2], "n": [3, 4]}, folder=folder).run()
-"""
-
-
-def start(folder, kind, trials, storage=""):
-    folder.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", SLEEPY, str(folder), kind, str(trials), str(storage)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 0, error
-
-
 def wait_for_trials(folder, count):
     """Waits until so many trials have been done."""
     calls = folder.parent / "calls"
@@ -477,15 +442,16 @@ def table(path):
 @pytest.mark.parametrize("kind", ["search", "repeat"])
 def test_kill_9_loses_and_doubles_nothing(tmp_path, kind):
     moments, folder, trials = random.Random(3), tmp_path / "killed" / "folder", 60
+    folder.parent.mkdir(), (tmp_path / "whole").mkdir()
     for kills in range(1, 5):
-        process = start(folder, kind, trials)
+        process = start(sleepy_trials, folder, kind, trials)
         wait_for_trials(folder, 10 * kills)
         time.sleep(moments.uniform(0, 0.08))
-        process.kill()
-        process.communicate()
+        process.kill()  # SIGKILL
+        process.join()
         before = ledger_of(folder)[: 10 * kills - 2] if kills > 1 else []
-    finish(start(folder, kind, trials))
-    finish(start(tmp_path / "whole" / "folder", kind, trials))
+    finish(start(sleepy_trials, folder, kind, trials))
+    finish(start(sleepy_trials, tmp_path / "whole" / "folder", kind, trials))
     killed, whole = ledger_of(folder), ledger_of(tmp_path / "whole" / "folder")
     assert killed[: len(before)] == before
     assert results(killed) == results(whole)
@@ -500,10 +466,11 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path, kind):
 def test_processes_share_a_study(tmp_path, file):
     optuna = pytest.importorskip("optuna")
     folder, storage, trials = tmp_path / "shared" / "folder", tmp_path / file, 24
-    workers = [start(folder, "search", trials, storage) for _ in range(2)]
+    folder.parent.mkdir()
+    workers = [start(sleepy_trials, folder, "search", trials, storage) for _ in range(2)]
     wait_for_trials(folder, 6)
-    workers[0].send_signal(signal.SIGKILL)
-    workers[0].communicate()
+    workers[0].kill()
+    workers[0].join()
     finish(workers[1])
     with shared_study(str(storage), "folder", {}, ["maximize"]) as study:
         assert sum(map(counts, study.trials)) == trials

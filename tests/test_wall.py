@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
-from random_graphs import KINDS, random_graph
+from random_graphs import KINDS, kind_of, random_graph
 from random_networks import draw, random_network
 
 import spiking
@@ -23,7 +23,7 @@ from benchmarks.wall import (
     check_folding,
     check_graph_folding,
     codes_for,
-    exact_snn,
+    exact_snns,
     simulate_eagerly,
     slope,
 )
@@ -120,7 +120,7 @@ def test_dyadic_weights(seed):
 
 
 def test_every_kind_of_graph_comes_up():
-    assert {random_graph(seed).kind for seed in GRAPHS} == set(KINDS)
+    assert {kind_of(seed) for seed in GRAPHS} == set(KINDS)
 
 
 @pytest.mark.parametrize("seed", GRAPHS)
@@ -132,11 +132,12 @@ def test_random_graphs(seed):
 
 @pytest.mark.parametrize("seed", GRAPHS)
 def test_dyadic_graphs(seed):
-    """The closed form and another code in turn, spike by spike, also across shortcuts; saved and loaded."""
+    """The closed form and another code in turn, spike by spike, also across shortcuts; that one saved and loaded."""
     network = random_graph(seed, dyadic=True)
     clocked = [name for name in codes_for(network) if name != EXACT]
     for encoding in (EXACT, clocked[seed % len(clocked)]):
-        assert_within_bounds(network, check_code(network, encoding))
+        save = encoding != EXACT or seed % 4 == 0
+        assert_within_bounds(network, check_code(network, encoding, save))
 
 
 # --- limits ---
@@ -174,7 +175,8 @@ def test_exact_equals_the_ann_in_float64_for_large_n(seed, float64):
     network = random_network(seed, images=16)
     ann = network.build("float64", last_activation=False)
     folded, scores = read(ann), np.asarray(ann(network.images, training=False))
-    outputs = [simulate_eagerly(exact_snn(folded, network.images, 2**bits), network.images) for bits in (12, 27)]
+    snns = exact_snns(folded, network.images, (2**12, 2**27))
+    outputs = [simulate_eagerly(snn, network.images) for snn in snns]
     errors = [np.abs(output - scores).max() for output in outputs]
     assert errors[0] > 1e-6 > errors[1]
 

@@ -168,6 +168,10 @@ def fit_output(folded, batches: Batches, calibration, levels, full, verbose=0) -
             ])
         return value, tape.gradient(value, network.variables)
 
+    @tf.function(autograph=False)
+    def step(*sums):  # traced, because one operation after another takes longer than the gradients of a small network
+        optimizer.apply_gradients(zip(sums, network.variables, strict=True))
+
     progress = keras.utils.Progbar(EPOCHS * count, verbose=verbose)
     for _ in range(EPOCHS):
         for batch in batches():
@@ -177,7 +181,7 @@ def fit_output(folded, batches: Batches, calibration, levels, full, verbose=0) -
                 value, found = gradients(images)
                 total += share * float(value)
                 sums = [before + share * each for before, each in zip(sums, found, strict=True)]
-            optimizer.apply_gradients(zip(sums, network.variables, strict=True))
+            step(*sums)
             progress.add(1, values=[("divergence", total)])
     return network.corrected("output")
 

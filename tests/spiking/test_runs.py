@@ -3,18 +3,14 @@
 import json
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import claim, finish, probe, start
 
 from spiking.checks import check_folder, check_name, check_text
 from spiking.runs import files
 from spiking.runs.folder import RunFolder
-
-ROOT = Path(files.__file__).parents[2]
 
 
 def test_infinity_is_written_one_way(tmp_path):
@@ -59,17 +55,14 @@ def test_folders_are_new_in_both_places(tmp_path):
 @pytest.mark.parametrize("where", ["results", "logs"])
 def test_a_link_that_leads_nowhere_is_refused_in_time(tmp_path, where):
     (tmp_path / where).symlink_to(tmp_path / "gone")
-    code = f"""if True:
-        from pathlib import Path
-        from spiking.runs.folder import RunFolder
-        RunFolder.claim(Path({str(tmp_path / "results")!r}), "run", Path({str(tmp_path / "logs")!r}), "run")
-    """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "OSError: A folder could not be made" in done.stderr and "link must lead somewhere" in done.stderr
+    # in a process of its own, because what it did once could not be stopped: it tried one number after another
+    finish(start(claim, tmp_path / "results", tmp_path / "logs", tmp_path / "answer"))
+    told = (tmp_path / "answer").read_text(encoding="utf-8")
+    assert "OSError: A folder could not be made" in told and "link must lead somewhere" in told
     for folder in (tmp_path / where, tmp_path / where / "below"):
         with pytest.raises(OSError, match=f"{where} must be a folder that can be written.*leads nowhere.*Received"):
             check_folder(where, folder)
-    assert {path.name for path in tmp_path.iterdir()} <= {where, "results", "logs"}
+    assert {path.name for path in tmp_path.iterdir()} <= {where, "results", "logs", "answer"}
 
 
 def test_a_run_beside_a_link_that_leads_nowhere_gets_a_number(tmp_path):
@@ -81,20 +74,9 @@ def test_a_run_beside_a_link_that_leads_nowhere_gets_a_number(tmp_path):
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["run", "run-3"]
 
 
-PROBES = """
-import sys
-from spiking.checks import check_folder
-for _ in range(800):
-    check_folder("folder", sys.argv[1]).mkdir(parents=True, exist_ok=True)
-"""
-
-
 def test_probes_of_several_processes_do_not_disturb_one_another(tmp_path):
-    command = [sys.executable, "-c", PROBES, str(tmp_path / "anns")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    probes = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
-    errors = [probe.communicate()[1].decode() for probe in probes]
-    assert [error[-500:] for error, probe in zip(errors, probes, strict=True) if probe.returncode] == []
+    for each in [start(probe, tmp_path / "anns") for _ in range(3)]:
+        finish(each)
     assert list((tmp_path / "anns").iterdir()) == []
 
 
