@@ -22,6 +22,8 @@ class Blocks:
 
     def __init__(self, seed: int, dyadic: bool, dtype: str):
         self.rng, self.dyadic, self.dtype = np.random.default_rng([seed, int(dyadic), 7]), dyadic, dtype
+        # Its own chance, so that the other graphs do not depend on it.
+        self.curves = np.random.default_rng([seed, int(dyadic), 8]) if is_curved(seed) else None
 
     def pick(self, *choices):
         return choices[int(self.rng.integers(len(choices)))]
@@ -43,9 +45,16 @@ class Blocks:
         kind = activation or self.pick("layer", "argument", "limited")
         if kind == "none":
             return x
+        if self.curves:
+            return self.curved(x)
         if kind == "limited":
             return kl.ReLU(max_value=2.0, dtype=self.dtype)(x)
         return kl.ReLU(dtype=self.dtype)(x) if kind == "layer" else kl.Activation("relu", dtype=self.dtype)(x)
+
+    def curved(self, x):
+        """An activation other than ReLU: a layer, or an operator."""
+        curves = DYADIC_CURVES if self.dyadic else CURVES
+        return curves[int(self.curves.integers(len(curves)))](x, self.dtype)
 
     def pool(self, x, kind=kl.MaxPooling2D):
         return kind(2, dtype=self.dtype)(x)
@@ -58,6 +67,26 @@ class Blocks:
 
     def input(self, *shape):
         return keras.Input(shape, dtype=self.dtype)
+
+
+def _operator(name):
+    return lambda x, dtype: getattr(keras.ops, name)(x)
+
+
+def _layer(kind, **arguments):
+    return lambda x, dtype: kind(**arguments, dtype=dtype)(x)
+
+
+# Other activations than ReLU, `(x, dtype) -> ` its symbolic result; those of the second row are exact.
+CURVES = [_layer(kl.LeakyReLU, negative_slope=0.3), _layer(kl.PReLU), _layer(kl.PReLU, shared_axes=[1, 2]),
+          *(_operator(name) for name in ("tanh", "sigmoid", "silu", "gelu", "elu", "softplus", "leaky_relu")),
+          *(_layer(kl.Activation, activation=name) for name in ("mish", "hard_silu", "selu"))]  # fmt: skip
+DYADIC_CURVES = [_layer(kl.LeakyReLU, negative_slope=0.25), _layer(kl.PReLU), _layer(kl.PReLU, shared_axes=[1, 2])]
+
+
+def is_curved(seed: int) -> bool:
+    """Whether the graph of a seed has other activations than ReLU: every fourth, so that all kinds come up."""
+    return seed % 4 == 3
 
 
 def _residual(b):
@@ -173,6 +202,11 @@ class RandomGraph:
     ann: Any = None
     images: Any = None
     clamped = False
+
+    @property
+    def curved(self) -> bool:
+        """Whether neurons have other activations than ReLU, which not all codes carry."""
+        return is_curved(self.seed)
 
     def build(self, dtype: str = "float32"):
         """The Keras network, with the weights of `ann` if there is one."""

@@ -6,7 +6,8 @@
 A network is drawn as a list of layer specifications under the rules of what converts without inserted neurons (where a
 max pooling may stand, what may stand before its activation, what only the end may hold), so a refusal is a bug. It is
 then built, in any dtype, as a Sequential or a functional chain, flat or nested. Seeds take turns in the number of
-spatial dimensions and in the layer types they favour; `covered` says which types came up.
+spatial dimensions and in the layer types they favour; `covered` says which types came up. In every fourth turn neurons
+have other activations than ReLU, too.
 
 Dyadic networks hold multiples of small powers of two only: kernels sparse with entries 2^k, BatchNorm with
 var + ε = 4^j, average pooling over powers of two. Each stage rounds its activity, so no bits pile up with depth.
@@ -42,6 +43,14 @@ GLOBAL_MAXIMUM = {SEQUENCE: kl.GlobalMaxPooling1D, PLANE: kl.GlobalMaxPooling2D,
 SPATIAL_DROPOUT = {SEQUENCE: kl.SpatialDropout1D, PLANE: kl.SpatialDropout2D, VOLUME: kl.SpatialDropout3D}
 DROPPED = [kl.Dropout, kl.AlphaDropout, kl.GaussianDropout, kl.GaussianNoise, kl.ActivityRegularization]
 
+# Activations other than the ReLU: layers with their arguments, and functions of Keras by name (3.3 lacks some).
+CURVED_LAYERS = [(kl.LeakyReLU, {"negative_slope": 0.3}), (kl.PReLU, {}), (kl.ELU, {"alpha": 0.7})]
+CURVED_FUNCTIONS = ("elu", "selu", "celu", "tanh", "sigmoid", "hard_sigmoid", "softplus", "softsign", "silu",
+                    "hard_silu", "gelu", "mish", "leaky_relu")  # fmt: skip
+# The same, exact in dyadic arithmetic.
+DYADIC_LAYERS = [(kl.LeakyReLU, {"negative_slope": 0.25}), (kl.PReLU, {})]
+DYADIC_FUNCTIONS = ("hard_tanh", "soft_shrink", "hard_shrink")
+
 MOST_VALUES = 260  # of one activation
 MOST_POSITIONS = 90
 
@@ -71,6 +80,8 @@ class RandomNetwork:
         seed, dyadic: as given.
         specs: the layers, flat.
         structure: how they are wrapped, a name of `STRUCTURES`.
+        end: number of layers in front of the read-out's activation.
+        curved: whether some neurons have another activation than ReLU, which not all codes carry.
         ann: the network, float32.
         images: `(number, …)`, in [0, 1].
     """
@@ -80,6 +91,8 @@ class RandomNetwork:
     input_shape: tuple[int, ...]
     specs: list[Spec]
     structure: str
+    end: int
+    curved: bool
     ann: Any = None
     images: Any = None
 
@@ -94,7 +107,9 @@ class RandomNetwork:
 
     def covered(self) -> set[type]:
         """The layer types in the network."""
-        return {spec.kind for spec in self.specs} | {relu.kind for relu in self._rectifiers()} | {kl.InputLayer}
+        given = {spec.arguments["activation"].kind for spec in self.specs
+                 if isinstance(spec.arguments.get("activation"), Spec)}  # fmt: skip
+        return {spec.kind for spec in self.specs} | given | {kl.InputLayer}
 
     def build(self, dtype: str = "float32", last_activation: bool = True):
         """The Keras network with the weights of `ann`.
@@ -105,9 +120,9 @@ class RandomNetwork:
         """
         specs = self.specs
         if not last_activation:
-            specs = [
+            specs = specs[: self.end - 1] + [
                 Spec(spec.kind, {key: value for key, value in spec.arguments.items() if value not in FINAL})
-                for spec in specs
+                for spec in specs[self.end - 1 :]
                 if spec.kind is not kl.Softmax
             ]
             specs = [Spec(kl.Activation, {"activation": "linear"}) if not _complete(spec) else spec for spec in specs]
@@ -180,9 +195,10 @@ class Draft:
         uneven: that scale or shift may differ between positions: no max pooling of spikes.
     """
 
-    def __init__(self, rng, dyadic: bool, shape, favourites, clamped: bool):
-        self.rng, self.dyadic, self.shape = rng, dyadic, tuple(shape)
+    def __init__(self, rng, dyadic: bool, shape, favourites, clamped: bool, curves=None):
+        self.rng, self.dyadic, self.shape, self.curves = rng, dyadic, tuple(shape), curves
         self.favourites, self.clamped = set(favourites), clamped
+        self.end, self.curved = 0, False
         self.specs: list[Spec] = []
         self.weighted = self.waiting = self.shifted = self.uneven = False
         self.neurons = 0
@@ -402,7 +418,9 @@ class Draft:
         last = self.specs[-1] if self.specs else None
         named = self.pick(["relu", "relu", "relu6"])
         takes_activation = last and last.kind in WEIGHTED and "activation" not in last.arguments
-        if takes_activation and self.chance(0.6):
+        if self.curves and self.curves.random() < 0.7:
+            self.bend(last.arguments if takes_activation else None)
+        elif takes_activation and self.chance(0.6):
             last.arguments["activation"] = named if not self.clamped and self.chance(0.75) else relu
         elif self.clamped or self.chance(0.5):
             self.add(relu.kind, **relu.arguments)
@@ -410,6 +428,25 @@ class Draft:
             self.add(kl.Activation, activation=named)
         self.neurons += 1
         self.weighted = self.waiting = self.shifted = self.uneven = False
+
+    def bend(self, arguments: dict | None) -> None:
+        """An activation other than ReLU; as an argument, if there is a layer whose arguments these are."""
+        kinds, names = (DYADIC_LAYERS, DYADIC_FUNCTIONS) if self.dyadic else (CURVED_LAYERS, CURVED_FUNCTIONS)
+        functions = [name for name in names if hasattr(keras.activations, name)]
+        as_layer = self.curves.random() < 0.4 or not functions
+        as_argument, by_name = self.curves.random() < 0.75, self.curves.random() < 0.4
+        self.curved = True
+        kind, settings = (kinds[int(self.curves.integers(len(kinds)))] if as_layer else
+                          (kl.Activation, {"activation": self.curves.choice(functions).item()}))  # fmt: skip
+        if kind is kl.PReLU and self.spatial and as_argument:
+            settings = {"shared_axes": [*range(1, self.spatial + 1)]}
+        if arguments is None or not as_argument or kind is kl.PReLU:
+            self.add(kind, **settings)
+        elif as_layer:
+            arguments["activation"] = Spec(kind, dict(settings))
+        else:
+            name = settings["activation"]
+            arguments["activation"] = name if by_name else getattr(keras.activations, name)
 
     # --- the whole ---
 
@@ -470,12 +507,17 @@ class Draft:
                 self.add(GLOBAL_AVERAGE[self.spatial], **({"keepdims": True} if self.chance(0.2) else {}))
         if form in ("dense", "global") or self.shape[-1] < 2:
             self.kernel(classes) if self.chance(0.3) else self.dense(classes)
+        elif self.curved and not self.weighted:  # an activation at the very end is no neuron's, but the read-out's
+            self.kernel(classes)
         if self.chance(0.15):
             self.affine()
         last = self.pick(["softmax", "softmax layer", "sigmoid", "linear", "none", "relu"])
         last = "softmax layer" if kl.Softmax in self.favourites else last
+        self.end = len(self.specs)
         if last == "relu":
+            self.curves = None
             self.rectify()
+            self.end = len(self.specs) + 1
         elif last == "softmax layer":
             self.add(kl.Softmax)
         elif last != "none" and "activation" not in self.specs[-1].arguments:
@@ -524,14 +566,17 @@ def draw(seed: int, dyadic: bool, rng, deepest: int = 12) -> RandomNetwork:
     spatial = TURNS[seed % len(TURNS)]
     shape = SHAPES[spatial](rng)
     depth = int(rng.integers(1, 4) if rng.random() < 0.5 else rng.integers(1, deepest + 1))
-    draft = Draft(rng, dyadic, shape, favourites_of(seed, spatial), clamped=rng.random() < 0.12)
+    clamped = rng.random() < 0.12
+    # Its own chance, so that the other networks do not depend on it; every fourth turn of the dimensions.
+    curves = np.random.default_rng([seed, int(dyadic), 2]) if seed // len(TURNS) % 4 == 3 and not clamped else None
+    draft = Draft(rng, dyadic, shape, favourites_of(seed, spatial), clamped, curves)
     draft.image_part()
     while draft.neurons < depth:
         draft.block()
     draft.ending()
     structure = list(STRUCTURES)[int(rng.choice(4, p=[0.5, 0.2, 0.2, 0.1]))]
     structure = structure if len(draft.specs) >= 4 else "sequential"
-    return RandomNetwork(seed, dyadic, shape, draft.specs, structure)
+    return RandomNetwork(seed, dyadic, shape, draft.specs, structure, draft.end, draft.curved)
 
 
 def random_network(seed: int, dyadic: bool = False, images: int = 6) -> RandomNetwork:
@@ -578,6 +623,9 @@ def fill(layer, rng, x, dyadic: bool) -> None:
     """Random weights of one layer, such that it gives values of order one on its inputs x."""
     if isinstance(layer, kl.BatchNormalization):
         _fill_batch_normalization(layer, rng, np.asarray(x), dyadic)
+    elif isinstance(layer, kl.PReLU):
+        shape = layer.alpha.shape
+        layer.alpha.assign(rng.choice([0.0, 0.25, 0.5], shape) if dyadic else rng.uniform(-0.1, 0.5, shape))
     elif layer.weights and not isinstance(layer, kl.Normalization):
         _fill_kernel(layer, rng, x, dyadic)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ann_training
 from spiking.network.inputs import PoissonSpikes
 from spiking.runs.arguments import NO_LEAK, settings_per_encoding
 
@@ -46,7 +47,12 @@ def test_clamped(elsewhere):
     assert (elsewhere / "tblogs" / "ttfs-clamped-mnist(28x28)").is_dir()
 
 
-def test_repeated(elsewhere):
+def test_repeated(elsewhere, monkeypatch):
+    # Five trainings, each anew; 200 images are enough to see that they are repeated.
+    data = ann_training.load_dataset("mnist_sample")
+    parts = {"x_train": data.x_train, "y_train": data.y_train, "x_test": data.x_test, "y_test": data.y_test}
+    np.savez(elsewhere / "few.npz", **{name: values[:200] for name, values in parts.items()})
+    monkeypatch.setattr(original_scripts, "DATASET", str(elsewhere / "few.npz"))
     summary = original_scripts.experiment_repeated(timesteps=20)
     assert (elsewhere / "experiments" / "experiment_repeated" / "runs.csv").read_text().count("COMPLETE") == 2
     assert {(row["timesteps"], row["n"]) for row in summary} == {(20, 2)}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
-from random_graphs import KINDS, kind_of, random_graph
-from random_networks import draw, random_network
+from random_graphs import KINDS, RandomGraph, kind_of, random_graph
+from random_networks import CURVED_FUNCTIONS, DYADIC_FUNCTIONS, draw, random_network
 
 import spiking
 from benchmarks.wall import (
@@ -43,7 +43,7 @@ ELSEWHERE = {
     **dict.fromkeys((kl.Add, kl.Subtract, kl.Average, kl.Concatenate), "graphs"),
     **dict.fromkeys((kl.AveragePooling3D, kl.MaxPooling3D, kl.RepeatVector, kl.Identity, kl.Resizing, kl.CenterCrop),
                     "tests/spiking/test_reader.py"),
-    **dict.fromkeys((kl.LeakyReLU, kl.ELU, kl.PReLU, WithArguments), "tests/spiking/test_activations.py"),
+    WithArguments: "graphs",
     kl.Multiply: "refused",
 }  # fmt: skip
 # Networks for the limits: at least three layers of neurons, no jumps (a ReLU with a threshold is not continuous), and
@@ -91,6 +91,29 @@ def test_the_difficult_orders_come_up(drafts):
     assert any(network.clamped for network in drafts)
 
 
+def codes_in_turn(network):
+    """The closed form of whole windows, and another code that can convert the network."""
+    others = [name for name in codes_for(network) if name != EXACT]
+    return EXACT, others[network.seed % len(others)]
+
+
+def test_every_code_comes_up_on_chains_and_on_graphs(drafts):
+    chains = [network for network in drafts if network.dyadic]
+    graphs = [RandomGraph(seed, dyadic=True, kind=kind_of(seed)) for seed in GRAPHS]
+    for networks in (chains, graphs):
+        assert {code for network in networks for code in codes_in_turn(network)} == set(spiking.ENCODINGS)
+        assert any(network.curved for network in networks) and not all(network.curved for network in networks)
+
+
+def test_many_activations_come_up(drafts):
+    """As layers, as arguments by name, and as functions."""
+    forms = [value for network in drafts for spec in network.specs for key, value in spec.arguments.items()
+             if key == "activation"]  # fmt: skip
+    names = {form if isinstance(form, str) else getattr(form, "__name__", "") for form in forms}
+    assert len(names & set(CURVED_FUNCTIONS)) >= 8 and len(names & set(DYADIC_FUNCTIONS)) >= 2
+    assert any(callable(form) for form in forms)
+
+
 # --- 40 networks ---
 
 
@@ -107,8 +130,7 @@ def test_random_weights(seed):
 def test_dyadic_weights(seed):
     """The closed form and another code, spike by spike; the other one, in turn, is also saved and loaded."""
     network = random_network(seed, dyadic=True)
-    clocked = [name for name in codes_for(network) if name != EXACT]
-    for encoding in (EXACT, clocked[seed % len(clocked)]):
+    for encoding in codes_in_turn(network):
         save = encoding != EXACT or seed % 4 == 0
         measured = check_code(network, encoding, save)
         assert ("spikes per neuron" in measured) == (spiking.ENCODINGS[encoding].tells_by == "time")
@@ -134,8 +156,7 @@ def test_random_graphs(seed):
 def test_dyadic_graphs(seed):
     """The closed form and another code in turn, spike by spike, also across shortcuts; that one saved and loaded."""
     network = random_graph(seed, dyadic=True)
-    clocked = [name for name in codes_for(network) if name != EXACT]
-    for encoding in (EXACT, clocked[seed % len(clocked)]):
+    for encoding in codes_in_turn(network):
         save = encoding != EXACT or seed % 4 == 0
         assert_within_bounds(network, check_code(network, encoding, save))
 

@@ -210,7 +210,8 @@ def _elu(layer) -> Activation:
 
 def _prelu(layer) -> Activation:
     slopes = np.asarray(layer.alpha.value)
-    shared = all(size == 1 for size in slopes.shape[:-1])
+    # By its settings: on a map of one position all slopes are shared, but not so in front of the pooling that made it.
+    shared = set(range(1, slopes.ndim)) <= set(layer.shared_axes or ())
     return Activation(layer, None, monotone=shared and bool(np.all(slopes >= 0)))
 
 

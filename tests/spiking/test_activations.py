@@ -132,6 +132,16 @@ def every_activation(dtype="float32"):
     return keras.Model(image, kl.Dense(3, dtype=dtype)(kl.Concatenate(dtype=dtype)(values)))
 
 
+def test_slopes_of_one_position_behind_a_pooling(float64):
+    """They are no slopes of the map in front of it, so the pooling gets neurons of its own."""
+    ann = keras.Sequential([keras.Input((4, 4, 1)), kl.Conv2D(3, 2), kl.MaxPooling2D(3), kl.PReLU(), kl.Flatten(),
+                            kl.Dense(2)])  # fmt: skip
+    images = pictures((4, 4, 1))
+    expected = filled(ann)(images).numpy()
+    found = read(ann).function("float64")(images).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-10 * np.abs(expected).max())
+
+
 def test_all_that_keras_has():
     """Folded to 1e-10 in float64, and converted: on the images of the calibration rounding alone makes an error."""
     ann, exact = filled(every_activation()), every_activation("float64")
