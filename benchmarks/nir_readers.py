@@ -4,6 +4,7 @@
     python benchmarks/nir_readers.py make --resnet FILE.keras   # a ResNet-20 for CIFAR-10 instead
     python benchmarks/nir_readers.py install                    # an environment for the readers (torch for CPUs: 1 GB)
     python benchmarks/nir_readers.py read                       # loads every file into every reader; a row of JSON each
+    python benchmarks/nir_readers.py table                      # docs/nir_readers.jsonl as the table of docs/EXPORT.md
 
 `make` needs this toolbox, `read` runs itself again in the environment of `install`. Each reader gets the file of the
 reset that it has; tuned, that of the network that subtracts. What must be changed for a reader to take a file at all,
@@ -361,10 +362,22 @@ def read(arguments) -> None:
                     file.write(line + "\n")
 
 
+def table(arguments) -> None:
+    """Prints the rows that are kept."""
+    print("| file | reader | mended, tuned | images | SNN | reader | difference | same class | equal counts |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for row in map(json.loads, (ROOT / "docs" / "nir_readers.jsonl").read_text().splitlines()):
+        file, changed = row["file"].replace("lenet5_averagepool", "lenet5"), ", ".join(row["changes"]) or "nothing"
+        off = f"{100 * (row['accuracy'] - row['snn']):+.2f} ± {100 * row['difference_se']:.2f}"
+        shares = f"{row['same_class']:.2%} | {row['equal_counts']:.3%}"
+        print(f"| {file} | {row['reader']} | {changed} | {row['images']} | {100 * row['snn']:.2f} | "
+              f"{100 * row['accuracy']:.2f} | {off} | {shares} |")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for task in (make, install, read, measure):
+    for task in (make, install, read, measure, table):
         command = commands.add_parser(task.__name__)
         command.set_defaults(task=task)
         command.add_argument("--environment", type=Path, default=FOLDER / "venv")

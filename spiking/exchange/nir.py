@@ -60,8 +60,8 @@ def export_nir(snn: SpikingModel, path: str | os.PathLike, initial_potential: st
         snn: of `convert_ann_to_snn(…, encoding="rate")`.
         path: of the file, which appears whole or not at all.
         initial_potential: NIR has no V(0). "bias" adds V(0)/T to every step's current, which gives a neuron under
-            constant current the same number of spikes, a little later; "host" leaves V(0) to the host, who finds it
-            among the metadata.
+            constant current the same number of spikes, a little later, and costs accuracy in deep networks; "host"
+            leaves V(0) to the host, who finds it among the metadata.
 
     Raises:
         ExportError: the network holds something that NIR has no node for; all of it is listed.
