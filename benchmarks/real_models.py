@@ -286,8 +286,8 @@ between folded network and ANN, relative to the ANN's largest output, over {FOLD
 to the ANN itself. The error of `ttfs_exact` (defaults; N steps a layer) is ‖SNN − ANN‖ / ‖ANN‖ over all inputs and
 outputs; "same" counts inputs whose largest output is where the ANN's is, ± one standard error. Inputs: crops of the
 pictures of scikit-image and scikit-learn; LFW's faces and crops of the astronaut's; synthetic tones for CREPE.
-{CALIBRATION} others, of the same pictures (of LFW: other people), calibrate; 256 for EfficientNet-Lite0, of 33 layers and
-1000 classes: with {CALIBRATION} it kept 93.8 ± 1.1% at N = 64.
+{CALIBRATION} others, of the same pictures (of LFW: other people), calibrate; 256 for EfficientNet-Lite0, which with
+{CALIBRATION} kept 93.8 ± 1.1% at N = 64.
 """
 
 

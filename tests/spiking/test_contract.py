@@ -13,10 +13,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import randomise
 from contract_networks import (
     BUILDERS,
     WIRING,
     build,
+    centre,
     images_for,
     make_dyadic,
     stock_spikes,
@@ -206,6 +208,24 @@ def test_random_networks_agree_by_class(encoding):
     for other in (stock, alone):
         share = np.mean(loop.argmax(-1) == other.argmax(-1))
         assert share >= 0.999, f"the same class on {share:.2%} of the images"
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("encoding, levels", [("ttfs_exact", 1023), ("radix", 10)])
+def test_a_maximum_across_layers_in_different_windows(encoding, levels, axis):
+    """Five rows of a layer beside five of one that spikes a window later: the third pool hears one of each."""
+    image = keras.Input((5, 5, 2))
+    early, late = (kl.Conv2D(3, 3, padding="same", activation="relu")(image) for _ in range(2))
+    late = kl.Conv2D(3, 3, padding="same", activation="relu")(late)
+    pooled = kl.MaxPooling2D(2)(kl.Concatenate(axis=axis)([early, late]))
+    ann = centre(randomise(keras.Model(image, kl.Dense(3)(kl.Flatten()(pooled))), seed=5))
+    images = images_for(ann)
+    fine = convert_ann_to_snn(ann, images, encoding, levels, normalisation="max")
+    np.testing.assert_allclose(fine(images), ann(images), atol=0.01 * np.abs(ann(images)).max())
+    snn = make_dyadic(convert(ann, encoding))
+    recorded = snn.simulate(images, (SPIKE_COUNTS,))
+    np.testing.assert_array_equal(stock_stack(snn)(images).numpy(), recorded.output.numpy())
+    assert all(counts.numpy().any() for counts in recorded.spike_counts.values())
 
 
 # --- state, batches, determinism ---
