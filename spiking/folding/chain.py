@@ -22,6 +22,8 @@ from spiking.folding.linear import (
     linear_changes,
 )
 
+ROUNDING = 4 * np.finfo(np.float64).eps  # a scale and its inverse make 1 but for this
+
 
 @dataclass(frozen=True)
 class Link:
@@ -171,7 +173,8 @@ class Chain:
         if np.all(scale == 1):
             return self
         if self.scale is not None:
-            return replace(self, scale=compact(self.scale * scale))
+            product = self.scale * scale
+            return replace(self, scale=None if np.all(np.abs(product - 1) <= ROUNDING) else compact(product))
         vector = channel_vector(scale, self.shape[-1])
         for position in range(len(self.links) - 1, -1, -1) if vector is not None else ():
             link = self.links[position]

@@ -320,6 +320,13 @@ def test_copies_have_their_own_weights_in_the_wanted_type():
     assert not np.any(np.asarray(copied.kernel) == np.asarray(layer.kernel))
 
 
+def test_a_scale_and_its_inverse_leave_no_layer():
+    scale = np.array([0.1, 0.3, 0.7, 49.0])
+    assert np.any(scale * (1 / scale) != 1)  # rounding
+    assert Chain((4,)).rescaled(scale, scale).identity
+    assert not Chain((4,)).rescaled(scale, scale * (1 + 1e-12)).identity
+
+
 def test_a_kernel_is_rescaled_without_further_copies():
     """Of 2 million weights, one copy in float64, 8 bytes each, and one in float32: VGG-16 has 103 million in one."""
     layer = kl.Dense(1000)
