@@ -14,7 +14,7 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 
 @attempt(
     MEASURED,
-    "`rate` by default, T = 64: at most a point of the VGG's accuracy on 300 test images",
+    "`rate` by default, T = 64: little of the VGG's accuracy on 300 test images",
     "test_the_threshold_follows_from_the_steps_and_the_depth",
 )
 def default_of_rate():
@@ -39,7 +39,7 @@ def _lenet():
 
 @attempt(
     MEASURED,
-    "`ttfs` by default, T = 120: at most two points of LeNet-5's accuracy",
+    "`ttfs` by default, T = 120: little of LeNet-5's accuracy",
     "test_the_threshold_follows_from_the_steps_and_the_depth",
 )
 def default_of_ttfs():
