@@ -22,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from networks import trained_network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +45,8 @@ SIMULATORS = {
 }
 BATCH, REPEATS = 100, 5
 # Network: number of time steps, number of images.
-RUNS = {"denseonly1": (100, 1000), "lenet5_maxpool": (100, 1000), "vgg16_slim_cifar10": (32, 200)}
+RUNS = {"denseonly1": (100, 1000), "lenet5_maxpool": (100, 1000), "vgg16_slim_cifar10": (32, 200),
+        "resnet20_cifar10": (32, 200)}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -52,47 +54,78 @@ RUNS = {"denseonly1": (100, 1000), "lenet5_maxpool": (100, 1000), "vgg16_slim_ci
 
 
 def describe(snn) -> tuple[list[dict], dict]:
-    """A converted network as a list of operations and a dict of arrays, for those that have no Keras.
+    """A converted network as a list of nodes and a dict of arrays, for those that have no Keras.
 
     Returns:
-        Operations in order, each a dict with `kind`: "conv" (`same`: zero padding or none), "dense", "flatten",
-        "pool" (`size`), "neurons"; and the arrays "W0", "b0", … of the weighted ones, in order.
+        Nodes, each behind its sources, as dicts: `name`, `sources`, `kind` ("image", "sum", "pool", "neurons",
+        "scores"), `synapses` (one list of operations for each source), `bias` (name of an array or None). Arrays of
+        convolutions and dense layers as torch has them, channels first.
     """
-    import keras
-    import numpy as np
+    plan, arrays, nodes, shapes = snn.plan, {}, [], {}
 
-    operations, arrays = [], {}
-    for rnn in snn.layers[1:]:
-        cell = rnn.cell
-        for layer in cell.synapse_layers:
-            if isinstance(layer, keras.layers.Flatten):
-                operations.append({"kind": "flatten"})
-                continue
-            number = sum(key.startswith("W") for key in arrays)
-            arrays[f"W{number}"], arrays[f"b{number}"] = np.asarray(layer.kernel), np.asarray(cell.bias)
-            convolution = isinstance(layer, keras.layers.Conv2D)
-            operations.append({"kind": "conv", "same": layer.padding == "same"} if convolution else {"kind": "dense"})
-        if hasattr(cell, "pool"):
-            operations.append({"kind": "pool", "size": cell.pool.pool_size[0]})
-        elif rnn is not snn.layers[-1]:
-            operations.append({"kind": "neurons"})
-    return operations, arrays
+    def kept(values) -> str:
+        arrays[name := f"A{len(arrays)}"] = values
+        return name
+
+    for name, sources in plan.sources.items():
+        node = {"name": name, "sources": sources, "kind": "image", "synapses": [], "bias": None}
+        if name in plan.inputs:
+            shapes[name] = snn.input_shape[1:]
+        else:
+            layer = plan.relays.get(name) or plan.cells[name]
+            synapses = layer.synapses if name in plan.relays else [layer.synapse_layers]
+            found = [operations(each, shapes[source], kept) for each, source in zip(synapses, sources, strict=True)]
+            node["synapses"], (shapes[name], *_) = map(list, zip(*found, strict=True))
+            node["kind"] = "sum" if name in plan.relays else "scores" if name in plan.read_outs else "neurons"
+            if getattr(layer, "pool", None) is not None:
+                node |= {"kind": "pool", "size": layer.pool.pool_size[0]}
+                shapes[name] = layer.neurons_shape
+            if getattr(layer, "bias", None) is not None:
+                node["bias"] = kept(np.asarray(layer.bias))
+        nodes.append(node)
+    return nodes, arrays
+
+
+def operations(layers, shape, kept) -> tuple[list[dict], tuple]:
+    """The linear layers of a synapse as operations, and the shape of what they give."""
+    found, flattened = [], None
+    for layer in layers:
+        given = tuple(layer.compute_output_shape((None, *shape)))[1:]
+        kind = type(layer).__name__
+        if kind == "Conv2D":
+            size, stride = layer.kernel_size[0], layer.strides[0]
+            lost = max((given[0] - 1) * stride + size - shape[0], 0) if layer.padding == "same" else 0
+            found.append({"kind": "conv", "stride": stride, "padding": [lost // 2, lost - lost // 2],
+                          "array": kept(np.asarray(layer.kernel).transpose(3, 2, 0, 1).copy())})  # fmt: skip
+        elif kind == "Dense":
+            kernel = np.asarray(layer.kernel)
+            if flattened is not None:  # Keras flattens with channels last, torch with channels first
+                kernel = kernel[np.arange(len(kernel)).reshape(flattened).transpose(2, 0, 1).ravel()]
+            found.append({"kind": "dense", "array": kept(kernel.T.copy())})
+        elif kind == "Diagonal":
+            found.append({"kind": "scale", "array": kept(np.asarray(layer.weights[0]).reshape(-1))})
+        elif kind in ("Flatten", "GlobalAveragePooling2D"):
+            found.append({"kind": {"Flatten": "flatten"}.get(kind, "average")})
+            flattened = shape if kind == "Flatten" and len(shape) == 3 else None
+        else:
+            raise ValueError(f"The peers are given no {kind}. Received: {layer.name}")
+        shape = given
+    return found, shape
 
 
 def prepare(name: str, timesteps: int, images: int, folder: Path) -> None:
     """Writes the converted network, images and labels: snn.keras for this toolbox, network.npz for the peers."""
-    import numpy as np
-
     from conversion import convert_ann_to_snn
+    from spiking import rate
 
     ann, data = trained_network(name)
-    snn = convert_ann_to_snn(ann, data.x_train[:1000], "rate", timesteps)
-    operations, arrays = describe(snn)
+    snn = convert_ann_to_snn(ann, data.x_train[:1000], "rate", timesteps, **rate.classic())  # which all can simulate
+    nodes, arrays = describe(snn)
     snn.save(folder / "snn.keras")
     np.savez(
         folder / "network.npz",
         **arrays,
-        operations=json.dumps(operations),
+        nodes=json.dumps(nodes),
         timesteps=timesteps,
         x=data.x_test[:images],
         y=data.y_test[:images],
@@ -101,51 +134,6 @@ def prepare(name: str, timesteps: int, images: int, folder: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The simulators: each returns a function from a batch of images (NumPy, channels last) to class scores (NumPy)
-
-
-def torch_stages(file, make):
-    """The network in torch: what computes the constant first current, and the stages behind it.
-
-    Args:
-        file: the opened network.npz.
-        make: kind to `(arguments) -> module`, for "conv", "dense", "flatten", "pool" and "neurons".
-    """
-    import numpy as np
-    import torch
-
-    stages, number, shape, flattened = [], 0, file["x"].shape[1:], None
-    for operation in json.loads(str(file["operations"])):
-        kind = operation["kind"]
-        if kind in ("conv", "dense"):
-            kernel, bias = file[f"W{number}"], file[f"b{number}"]
-            number += 1
-            if kind == "conv":
-                rows, columns, inputs, filters = kernel.shape
-                padding = rows // 2 if operation["same"] else 0
-                module = make["conv"](inputs, filters, rows, padding)
-                kernel = kernel.transpose(3, 2, 0, 1)
-                lost = 0 if operation["same"] else rows - 1
-                shape = (shape[0] - lost, shape[1] - lost, filters)
-            else:
-                if flattened is not None:  # Keras flattens with channels last, torch with channels first
-                    order = np.arange(kernel.shape[0]).reshape(flattened).transpose(2, 0, 1).ravel()
-                    kernel, flattened = kernel[order], None
-                module = make["dense"](*kernel.shape)
-                kernel = kernel.T
-                shape = kernel.shape[:1]
-            with torch.no_grad():
-                module.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
-                module.bias.copy_(torch.from_numpy(bias))
-        elif kind == "flatten":
-            module, flattened = make["flatten"](), shape if len(shape) == 3 else None
-        elif kind == "pool":
-            module = make["pool"](operation["size"])
-            shape = (shape[0] // operation["size"], shape[1] // operation["size"], shape[2])
-        else:
-            module = make["neurons"]()
-        stages.append(module)
-    first = next(index for index, stage in enumerate(stages) if hasattr(stage, "weight")) + 1
-    return stages[:first], stages[first:]
 
 
 def torch_images(batch):
@@ -164,29 +152,29 @@ def one_thread():
 def spikingjelly(file, mode: str):
     """SpikingJelly; mode "m": each layer takes all time steps at once, "s": one step after another."""
     import torch
+    from peers_torch import Network
     from spikingjelly.activation_based import functional, layer, neuron
 
     one_thread()
     make = {
-        "conv": lambda inputs, filters, size, padding: layer.Conv2d(inputs, filters, size, padding=padding),
+        "conv": layer.Conv2d,
         "dense": layer.Linear,
         "flatten": layer.Flatten,
         "pool": layer.MaxPool2d,
         "neurons": lambda: neuron.IFNode(v_threshold=1.0, v_reset=None),
     }
-    head, tail = torch_stages(file, make)
-    network, timesteps = torch.nn.Sequential(*tail).eval(), int(file["timesteps"])
-    functional.set_step_mode(network, mode)
+    network, timesteps = Network(file, make).eval(), int(file["timesteps"])
 
     @torch.inference_mode()
     def run(batch):
+        functional.set_step_mode(network, "s")
         functional.reset_net(network)
-        current = torch_images(batch)
-        for stage in head:
-            current = stage(current)
+        drives = network.drives(torch_images(batch))
         if mode == "m":
-            return network(current.unsqueeze(0).expand(timesteps, *current.shape)).mean(0).numpy()
-        return (sum(network(current) for _ in range(timesteps)) / timesteps).numpy()
+            functional.set_step_mode(network, "m")
+            every = {name: each.unsqueeze(0).expand(timesteps, *each.shape) for name, each in drives.items()}
+            return network(every).mean(0).numpy()
+        return (sum(network(drives) for _ in range(timesteps)) / timesteps).numpy()
 
     return run
 
@@ -195,26 +183,24 @@ def snntorch(file):
     """snnTorch: Leaky neurons with beta = 1 (no leak), reset by subtraction in the step of the spike."""
     import snntorch as snn
     import torch
+    from peers_torch import Network
     from snntorch import utils
 
     one_thread()
     make = {
-        "conv": lambda inputs, filters, size, padding: torch.nn.Conv2d(inputs, filters, size, padding=padding),
+        "conv": torch.nn.Conv2d,
         "dense": torch.nn.Linear,
         "flatten": torch.nn.Flatten,
         "pool": torch.nn.MaxPool2d,
         "neurons": lambda: snn.Leaky(beta=1.0, reset_mechanism="subtract", init_hidden=True, reset_delay=False),
     }
-    head, tail = torch_stages(file, make)
-    network, timesteps = torch.nn.Sequential(*tail).eval(), int(file["timesteps"])
+    network, timesteps = Network(file, make).eval(), int(file["timesteps"])
 
     @torch.inference_mode()
     def run(batch):
         utils.reset(network)
-        current = torch_images(batch)
-        for stage in head:
-            current = stage(current)
-        return (sum(network(current) for _ in range(timesteps)) / timesteps).numpy()
+        drives = network.drives(torch_images(batch))
+        return (sum(network(drives) for _ in range(timesteps)) / timesteps).numpy()
 
     return run
 
@@ -235,8 +221,6 @@ def this_toolbox(folder: Path):
 
 def work(name: str, folder: Path) -> None:
     """A simulator's process: simulates all images once for every line it reads, and answers in JSON."""
-    import numpy as np
-
     with np.load(folder / "network.npz") as file:
         x, y = file["x"], file["y"]
         run = {
