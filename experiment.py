@@ -419,6 +419,8 @@ class Experiment(Shown):
         """Takes over the settings that followed from the depth of the network."""
         self.settings[result.encoding] = result.settings = result.snn.encoding.get_config()
         found = self.hyperparameters(result.encoding)
+        if fitted := {row["correction"] for row in result.snn.calibration} - {None}:
+            (found["correction"],) = fitted
         result.metrics.update({f"experiment/{name}": value for name, value in found.items()})
 
     def ann_accuracy(self, encoding: str | None = None) -> dict[str, float]:

@@ -120,6 +120,7 @@ class Calibration(Shown):
                 "clipped": layer.clipped,
                 "silent_channels": layer.silent,
                 "raised_channels": layer.raised,
+                "correction": self.correction,
             }
             for name, layer in self.layers.items()
         ]

@@ -119,6 +119,12 @@ def test_what_cannot_be_read_twice_or_rounds_itself_is_not_corrected(ann, monkey
     convert_ann_to_snn(make_ann(hidden=lambda: QuantisedReLU(LEVELS)), images, "ttfs_exact", LEVELS)
 
 
+@pytest.mark.parametrize("correction, told", [("none", None), ("shifts", "shifts")])
+def test_the_network_tells_what_was_fitted(ann, images, correction, told):
+    snn = convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction=correction)
+    assert [row["correction"] for row in snn.calibration] == [told] * 3
+
+
 def test_same_images_same_correction(ann, images):
     scales = [
         convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction="output").scales for _ in range(2)
