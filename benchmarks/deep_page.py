@@ -361,7 +361,7 @@ PLOTS = {
 def page(found: dict[tuple, Row]) -> str:
     """docs/DEEP.md."""
     text = [deep_text.BEGIN, *first_table(found), *others(), "", *top5(found)]
-    text += [deep_text.WHAT_TO_TAKE, "", deep_text.PROTOCOL]
+    text += [deep_text.WHAT_TO_TAKE, "", deep_text.LITERATURE, "", deep_text.PROTOCOL]
     text += everything(found)
     text += fold("Loss over spikes a neuron", ["![Loss over spikes a neuron](pictures/deep_spikes.png)"])
     text += fold("Max pooling at few steps", [*deep_text.POOLING.splitlines(), *pooling_table()])
