@@ -19,6 +19,7 @@ CIFAR10, SIGNED = ROOT / "docs" / "real_cifar10.jsonl", ROOT / "docs" / "signed.
 WINDOWED = ("ttfs_exact", "radix")
 FEW_LEVELS = 16  # what is corrected by default; the lines of real_cifar10.py are not
 MODELS = ROOT / "docs" / "real_models.jsonl"
+SPEEDS, SIGNED_COST = ROOT / "docs" / "performance.json", ROOT / "docs" / "signed_cost.json"
 POOLING = ROOT / "docs" / "pooling.jsonl"
 SIGNED_CHUNK = 250  # images of a line of benchmarks/signed.py
 TITLES = deep_text.TITLES
@@ -278,6 +279,32 @@ def top5(found: dict[tuple, Row]) -> list[str]:
     return text
 
 
+# Settings of the VGG of which it is told what a second buys: (code, recipe, steps).
+BOUGHT = [
+    ("ttfs_exact", "default", 64),
+    ("radix", "default, 10000 images", 6),
+    *(("rate", "low latency", steps) for steps in (32, 64, 128)),
+    *(("rate", "signed", steps) for steps in (8, 16)),
+]
+
+
+def seconds_table(found: dict[tuple, Row]) -> list[str]:
+    """What one CPU second of simulation buys on the VGG: speeds of docs/performance.json, losses of this page."""
+    speeds = {each["encoding"]: each for block in json.loads(SPEEDS.read_text())["speed"] for each in block
+              if each["network"] == "VGG-16, quarter width"}  # fmt: skip
+    signed = json.loads(SIGNED_COST.read_text())["vgg16_slim_cifar10"]["median ratio"]
+    text = []
+    for encoding, recipe, steps in BOUGHT:
+        if (row := found.get(("vgg16_slim_cifar10", encoding, recipe, steps))) is None:
+            continue
+        measured = speeds["rate" if encoding == "rate" else "ttfs_exact"]
+        share = steps / measured["timesteps"] if encoding == "rate" else 1
+        seconds = measured["loop"]["seconds"] / measured["batch"] * share * (signed if recipe == "signed" else 1)
+        text.append(f"| {encoding} | {recipe} | {steps} | {1000 * seconds:.2f} | {1 / seconds:.0f} | {cells(row)[6]} |")
+    head = ("code", "recipe", "T, N or K", "CPU s for 1000 images", "images a CPU second", "loss, points")
+    return [deep_text.BOUGHT, "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *text]
+
+
 def cost_table() -> list[str]:
     """What calibration costs."""
     if not COST.exists():
@@ -351,17 +378,13 @@ PLOTS = {
         lambda row: row.facts.get("synaptic_operations", 0) / row.facts.get("ann_macs", 1),
     ),
     "deep_spikes": ("spikes a neuron", lambda row: row.facts.get("spikes_per_neuron")),
-    "deep_seconds": (
-        "CPU seconds for 1000 images",
-        lambda row: 1000 * statistics.median(row.seconds) if row.seconds else None,
-    ),
 }
 
 
 def page(found: dict[tuple, Row]) -> str:
     """docs/DEEP.md."""
     text = [deep_text.BEGIN, *first_table(found), *others(), "", *top5(found)]
-    text += [deep_text.WHAT_TO_TAKE, "", deep_text.LITERATURE, "", deep_text.PROTOCOL]
+    text += [deep_text.WHAT_TO_TAKE, "", *seconds_table(found), "", deep_text.LITERATURE, "", deep_text.PROTOCOL]
     text += everything(found)
     text += fold("Loss over spikes a neuron", ["![Loss over spikes a neuron](pictures/deep_spikes.png)"])
     text += fold("Max pooling at few steps", [*deep_text.POOLING.splitlines(), *pooling_table()])

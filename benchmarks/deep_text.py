@@ -54,9 +54,12 @@ WHAT_TO_TAKE = """## What to take when
 - **Never on deep networks**: `ttfs`, `ttfs_dyn_thresh`; neurons that fire before their inputs have come leave a deep
   network at chance. `ttfs_clamped` needs a network that was trained for it.
 - **In a simulation on a CPU**, codes with windows cost one forward pass, however many steps they stand for; `rate`
-  costs T.
+  costs T."""
 
-![Loss over CPU seconds](pictures/deep_seconds.png)"""
+BOUGHT = """## What a CPU second buys
+
+The VGG, one pinned core, batches of 100 images; speeds of PERFORMANCE.md, with negative spikes those of
+`benchmarks/signed.py --cost`. A forward pass of the ANN over 1000 images takes 0.2 s."""
 
 LITERATURE = """## Beside the literature
 
