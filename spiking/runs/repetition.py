@@ -84,9 +84,9 @@ class Repetition(Shown):
         return f"{self.repetitions} repetitions of {len(self.cells)} cells: {done}, in {self.folder}"
 
     def table(self) -> list[tuple[str, ...]]:
-        """Mean and standard deviation of each metric and cell; the `summary` has more."""
+        """Mean and standard deviation of each metric and cell; the `summary` has more, the settings among it."""
         rows = []
-        for metric in self.metrics():
+        for metric in (each for each in self.metrics() if not each.startswith("experiment/")):
             for label, runs in self.values(metric).items():
                 found = statistics(runs)
                 written = (or_dash(np.nan if found[name] is None else found[name], ".5g") for name in ("mean", "sd"))

@@ -126,3 +126,13 @@ def test_notebooks_show_the_messages_that_label_the_bars(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
     screen.show_in_notebooks()
     assert shown == [{"stream": sys.stdout}]
+
+
+def test_repetitions_show_what_was_measured_not_the_settings(tmp_path):
+    def measured(seed):
+        return {"score": float(seed % 3), "experiment/batch_size": 100}
+
+    repeated = RepeatedExperiment(measured, 2, folder=tmp_path)
+    summary = repeated.run()
+    assert [row["metric"] for row in summary] == ["score", "experiment/batch_size"]
+    assert [row[1] for row in repeated.table()] == ["metric", "score"]
