@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from spiking.analysis.accuracy import Scores
-from spiking.analysis.energy import DEFAULT, hardware_of
+from spiking.analysis.energy import DEFAULT, assumptions, hardware_of
 from spiking.analysis.operations import EffectiveMacs, connections, edges, fan_out, fan_outs, sends_analog
 from spiking.analysis.tasks import task_of
 from spiking.folding.graph import FoldedGraph
@@ -130,6 +130,10 @@ class Analysis(Shown):
             f"per neuron, {self.synaptic_operations:,.0f} operations and {self.macs:,.0f} MACs, "
             f"{self.snn_energy * 1e6:.3g} µJ (ANN {self.ann_macs:,} MACs, {self.ann_energy * 1e6:.3g} µJ)"
         )
+
+    def closing(self) -> str:
+        """What the energies assume."""
+        return assumptions(self.hardware, self.updates_counted)
 
     def table(self) -> list[tuple[str, ...]]:
         """The hidden layers: spikes per neuron and image, first spikes in time steps, operations per image."""

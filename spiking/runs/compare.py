@@ -120,6 +120,10 @@ class RunTable(Shown):
         """How many rows there are."""
         return f"{len(self)} rows of {self.folder}" if self.entries else f"No runs in {self.folder}."
 
+    def closing(self) -> str:
+        """What the energies assume."""
+        return energy_remark(entry.metrics for entry in self.entries if "snn/energy" in entry.metrics)
+
     def to_dict(self) -> dict[str, Any]:
         """The rows."""
         return {"folder": str(self.folder), "rows": plain_numbers(self.rows())}
@@ -147,7 +151,7 @@ class RunTable(Shown):
             f"<p>{len(self)} rows, also as <a href='{TABLE}'>{TABLE}</a>. A click on a head sorts.</p>",
             table,
             report.note(LEGEND),
-            report.note(energy_remark(entry.metrics for entry in self.entries)),
+            report.note(self.closing()),
         ]
         write_text(self.folder / PAGE, report.page("Runs", parts, wide=True))
 

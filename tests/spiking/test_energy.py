@@ -43,6 +43,7 @@ def test_energy_is_operations_times_figures(snn, hardware, updates):
     assert math.isclose(found.snn_energy, picojoule * 1e-12, rel_tol=1e-9)
     assert math.isclose(found.ann_energy, (30 + 15) * mac * 1e-12, rel_tol=1e-9)
     assert (found.hardware, found.updates_counted) == (hardware, updates)
+    assert str(found).endswith(assumptions(hardware, updates))
 
 
 def test_what_stands_beside_an_energy():

@@ -74,7 +74,7 @@ def test_words_and_numbers_of_each(objects):
         ["output", "(20, 3)"], ["rasters['hidden']", "(8, 20, 6)"]]  # fmt: skip
     analysis = objects["Analysis"]
     assert f"{analysis.accuracy:.2%} right" in str(analysis) and f"{analysis.snn_energy * 1e6:.3g} µJ" in str(analysis)
-    assert str(analysis).splitlines()[-1].startswith("1 hidden")
+    assert str(analysis).splitlines()[-2].startswith("1 hidden")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Simulation"])
