@@ -14,6 +14,7 @@ readers, whose potentials start there.
 
 import argparse
 import functools
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -328,7 +329,8 @@ def measure(arguments) -> None:
     found, equal = np.concatenate(found), {name: np.concatenate(each) for name, each in equal.items()}
     better = (found == labels).astype(float) - (answers == labels)  # image by image
     row = {
-        "file": path.stem, "reader": arguments.reader, "tuned": arguments.tuned, "images": len(labels),
+        "file": path.stem, "reader": arguments.reader, "version": importlib.metadata.version(arguments.reader),
+        "tuned": arguments.tuned, "images": len(labels),
         "timesteps": int(told["timesteps"]), "ann": float(held["ann"]), "snn": float(np.mean(answers == labels)),
         "accuracy": float(np.mean(found == labels)), "same_class": float(np.mean(found == answers)),
         "accuracy_se": standard_error(found == labels), "difference_se": standard_error(better),
