@@ -63,7 +63,7 @@ from spiking.analysis.diagnosis import Diagnosis
 from spiking.analysis.latency import latency
 from spiking.analysis.statistics import Analysis, analyse
 from spiking.checks import LONGEST_NAME, check_name, check_real, check_text, check_whole, require
-from spiking.quantisation import QuantisedReLU
+from spiking.quantisation import QuantisedActivation
 from spiking.runs import arguments, screen, summaries
 from spiking.runs.answers import ANSWERED_IMAGES, answers
 from spiking.runs.command_line import argument_parser, typed_options
@@ -199,7 +199,10 @@ class Experiment(Shown):
         correction: "shifts" or "output", fitted on the calibration images for those encodings that round to the
             nearest level, see `spiking.scaling.correction`; "none" for none, `None` for the encoding's own.
         training_levels: trains the ANN of those encodings with activations rounded to so many levels
-            (`spiking.quantisation.QuantisedReLU`); with as many time steps its conversion is exact. `None` for ReLU.
+            (`spiking.quantisation.QuantisedActivation`); with as many time steps (`radix`: K for 2^K − 1 levels) its
+            conversion is exact. `None` for no rounding.
+        activation: hidden activation of the ANN, a name that Keras knows; all encodings must carry it. `None` for the
+            encoding's own, ReLU.
         strategy: a `tf.distribute.MirroredStrategy` whose devices share the images of each batch, in training and for
             the accuracies of ANN and SNN; the analysis runs on one of them. The numbers are those of a single device
             but for rounding, under the conditions that `ann_training.train_network` states. `None`: no sharing.
@@ -258,6 +261,7 @@ class Experiment(Shown):
         per_channel: bool | None = None,
         correction: str | None = None,
         training_levels: int | None = None,
+        activation: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
         model: keras.Model | str | os.PathLike | None = None,
         hardware: str = energy.DEFAULT,
@@ -267,6 +271,7 @@ class Experiment(Shown):
         vars(self).update(arguments.checked(given, Experiment, CHECKS))
         self.settings = arguments.settings_per_encoding(vars(self))
         arguments.check_rounding(vars(self), self.settings)
+        arguments.check_activation(self.activation, self.settings)
         self.encoding = next(iter(self.settings))
         function_name = getattr(self.training_function, "__name__", type(self.training_function).__name__)
         self.network = self.model.name if self.model else function_name.removeprefix("train_network_")
@@ -278,7 +283,7 @@ class Experiment(Shown):
         check_fit(None if self.model else self.training_function, self.data)
         if self.model:
             usual = ann_training.TRAINING_FUNCTIONS[DEFAULT_NETWORK]
-            asked = {name: given[name] for name in ("training_levels", "force_training")}
+            asked = {name: given[name] for name in ("training_levels", "activation", "force_training")}
             shape, classes = self.data.input_shape, self.data.classes
             check_network(self.model, self.training_function, usual, asked, shape, classes)
         self.name = self.name or default_name(self.network, self.data.name)
@@ -390,8 +395,8 @@ class Experiment(Shown):
         Encodings whose activations are equal share one ANN.
         """
         if self.training_levels and arguments.rounds(encoding, self.settings[encoding]):
-            return QuantisedReLU(self.training_levels)
-        return spiking.get_encoding(encoding).hidden_activation(self.beta)
+            return QuantisedActivation(self.activation or "relu", self.training_levels)
+        return self.activation or spiking.get_encoding(encoding).hidden_activation(self.beta)
 
     def convert(self, encoding: str | None = None) -> spiking.SpikingModel:
         """Converts the ANN, calibrated on a random choice of training images."""

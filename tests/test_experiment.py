@@ -20,7 +20,7 @@ import conversion
 import experiment as module
 import spiking
 from experiment import Experiment, main
-from spiking.quantisation import QuantisedReLU
+from spiking.quantisation import QuantisedActivation
 from spiking.runs.files import plain, write_atomically
 
 ROOT = Path(module.__file__).parent
@@ -293,10 +293,29 @@ def test_an_ann_trained_with_rounded_activations_converts_without_error(tmp_path
     )  # fmt: skip
     experiment.train("rate"), experiment.train("ttfs_exact")
     plain, rounded = (experiment.result(name).ann.model for name in ("rate", "ttfs_exact"))
-    assert [sum(isinstance(layer, QuantisedReLU) for layer in ann.layers) > 0 for ann in (plain, rounded)] == [0, 1]
+    assert [sum(isinstance(layer, QuantisedActivation) for layer in ann.layers) > 0 for ann in (plain, rounded)] == [0, 1]
     snn, images = experiment.convert("ttfs_exact"), experiment.data.x_test
     np.testing.assert_allclose(snn(images), rounded(images), atol=1e-5)
     assert experiment.hyperparameters("ttfs_exact")["training_levels"] == 4
+
+
+def test_other_activations_are_trained_with_levels_too(tmp_path):
+    experiment = make(
+        tmp_path, encoding="radix", timesteps=3, training_levels=7, activation="tanh", training_function="denseonly1"
+    )
+    snn, images = experiment.convert(), experiment.data.x_test
+    np.testing.assert_allclose(snn(images), experiment.result().ann.model(images), atol=1e-5)
+    told = experiment.hyperparameters("radix")
+    assert (told["training_levels"], told["activation"]) == (7, "tanh")
+
+
+@pytest.mark.parametrize("activation, encoding, remedy", [
+    ("tanh", ["radix", "rate"], r"encoding=\['rate'\]. Take an encoding out of \['radix', 'ttfs_exact'\]"),
+    ("softmax", "radix", "elementwise"), ("no_such_function", "rate", "elementwise"),
+])  # fmt: skip
+def test_activations_that_a_code_does_not_carry_are_refused_before_training(activation, encoding, remedy, tmp_path):
+    with pytest.raises(ValueError, match=f"activation={activation!r} with .*{remedy}"):
+        make(tmp_path, activation=activation, encoding=encoding)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,18 @@ import tensorflow as tf
 from keras import layers as kl
 
 from spiking.folding.linear import LINEAR, PADDING, copy_layer
-from spiking.quantisation import quantised_relu
+
+
+def straight_through_levels(x: tf.Tensor, levels: float) -> tf.Tensor:
+    """clip(⌊x + ½⌋, 0, N), with the derivative of clip(x, 0, N); shape of `x`."""
+    clipped = tf.clip_by_value(x, 0.0, levels)
+    rounded = tf.clip_by_value(tf.floor(x + 0.5), 0.0, levels)
+    return rounded + (clipped - tf.stop_gradient(clipped))  # the difference is 0: the value is exactly `rounded`
+
+
+def quantised_relu(x: tf.Tensor, ceiling: tf.Tensor, levels: int) -> tf.Tensor:
+    """λ/N · clip(⌊xN/λ + ½⌋, 0, N), differentiable in x and λ (`ceiling`, broadcasting to x); shape of `x`."""
+    return straight_through_levels(x * (levels / ceiling), float(levels)) * (ceiling / levels)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from spiking.folding.folded import Folded
 from spiking.folding.graph import Join
 from spiking.folding.interpolation import interpolation
 from spiking.folding.rows import Refusal
-from spiking.quantisation import QuantisedReLU
 
 # ANN layer type or operation -> its converter: `f(layer, x) -> x` for one value, `f(layer, [x, …]) -> x` for joins.
 CONVERTERS: dict[type, Callable] = {}
@@ -27,10 +26,8 @@ def converts(*types: type) -> Callable:
     return register
 
 
-# Layers that may stand as the `activation=` argument of another.
-ACTIVATION_LAYERS = (
-    kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, kl.PReLU, QuantisedReLU, WithArguments,
-)  # fmt: skip
+# Layers that may stand as the `activation=` argument of another. Open for more.
+ACTIVATION_LAYERS: list[type] = [kl.Activation, kl.ReLU, kl.Softmax, kl.LeakyReLU, kl.ELU, kl.PReLU, WithArguments]
 
 
 # --- Linear layers ---------------------------------------------------------------------------------------------------
@@ -243,14 +240,6 @@ def _relu(layer, x):
     if ceiling == 0:
         raise Refusal("max_value=0, which makes every activation 0", "Take a positive max_value, or none.")
     return x.neurons(Activation(ceiling=ceiling, clamp=float(layer.threshold)))
-
-
-@converts(QuantisedReLU)
-def _quantised_relu(layer, x):
-    ceiling = float(np.asarray(layer.ceiling))
-    if ceiling <= 0:
-        raise Refusal(f"its trained ceiling is {ceiling:g}", "It must be positive: train anew.")
-    return x.neurons(Activation(ceiling=ceiling, levels=layer.levels))
 
 
 @converts(kl.Softmax)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiking.analysis.energy import HARDWARE
+from spiking.cells import activation_of
 from spiking.checks import check_choice, check_folder, check_percentile, check_real, check_whole
+from spiking.folding.activations import RECTIFIERS, elementwise
 from spiking.registry import ENCODINGS, get_encoding
 from spiking.runs.devices import check_strategy
 from spiking.scaling.calibration import METHODS
 from spiking.scaling.correction import CHOICES, NONE
 
-__all__ = ["CHECKS", "NO_LEAK", "check_rounding", "checked", "rounds", "settings_per_encoding"]
+__all__ = ["CHECKS", "NO_LEAK", "check_activation", "check_rounding", "checked", "rounds", "settings_per_encoding"]
 
 # Time steps; a larger tau, as old scripts give it for "none", is none where no code knows of leaks.
 NO_LEAK = 1e5
@@ -110,3 +112,22 @@ def check_rounding(arguments: Mapping[str, Any], settings: Mapping[str, Mapping[
                 f"encoding_options={{'initial_potential': 0.5}}. Received: {argument}={value!r} with "
                 f"encoding={list(settings)}"
             )
+
+
+def check_activation(name: str | None, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that the neurons of all encodings compute the ANN's hidden activation; None for their own."""
+    if name is None:
+        return
+    try:
+        function = activation_of(name)
+    except (ValueError, TypeError):
+        function = None
+    known = RECTIFIERS.get(function) or elementwise(function)
+    refusing = [encoding for encoding in settings if known is None or not get_encoding(encoding).carries(known)]
+    if refusing:
+        able = [encoding for encoding, code in ENCODINGS.items() if known is not None and code.carries(known)]
+        remedy = f"Take an encoding out of {able}" if able else "Take an elementwise activation of Keras"
+        raise ValueError(
+            "activation names a hidden activation that the neurons of every encoding compute. Received: "
+            f"activation={name!r} with encoding={refusing}. {remedy}, or leave it out."
+        )

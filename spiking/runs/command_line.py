@@ -80,6 +80,7 @@ def argument_parser(networks: Iterable[str], datasets: Iterable[str], default: s
     add("--per-channel", action=argparse.BooleanOptionalAction, help=channel)
     add("--correction", metavar="NAME", help=f"of what rounds: {', '.join(CHOICES)} (default: the encoding's own)")
     add("--training-levels", type=number, metavar="L", help="train with activations of L levels, for what rounds")
+    add("--activation", metavar="NAME", help="of the ANN's hidden layers (default: relu)")
     add("--threshold", type=number, metavar="V", help="firing threshold (default: the encoding's own)")
     add("--tau", type=number, metavar="STEPS", help="time constant of the leak (default: the encoding's own)")
     rate = "of Poisson input, spikes per step at full intensity (default: the encoding's own)"

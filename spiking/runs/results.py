@@ -115,6 +115,7 @@ def hyperparameters(arguments: Mapping[str, Any], code: Encoding, settings: Mapp
         found["beta"] = arguments["beta"]
     rounds = code.configured(**settings).rounding_levels is not None
     found |= {name: arguments[name] for name in ("correction", "training_levels") if rounds and arguments[name]}
+    found |= {"activation": arguments["activation"]} if arguments["activation"] else {}
     return {**found, "encoding": code.name, **{name: value for name, value in settings.items() if value is not None}}
 
 

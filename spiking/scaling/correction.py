@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from spiking.checks import check_choice
+from spiking.folding.activations import straight_through_levels
 from spiking.folding.graph import FoldedGraph
-from spiking.quantisation import straight_through_levels
 from spiking.scaling.calibration import Calibration
 from spiking.scaling.portions import length, portions
 
