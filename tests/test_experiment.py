@@ -293,7 +293,7 @@ def test_an_ann_trained_with_rounded_activations_converts_without_error(tmp_path
     )  # fmt: skip
     experiment.train("rate"), experiment.train("ttfs_exact")
     plain, rounded = (experiment.result(name).ann.model for name in ("rate", "ttfs_exact"))
-    assert [sum(isinstance(layer, QuantisedActivation) for layer in ann.layers) > 0 for ann in (plain, rounded)] == [0, 1]
+    assert [any(isinstance(layer, QuantisedActivation) for layer in ann.layers) for ann in (plain, rounded)] == [0, 1]
     snn, images = experiment.convert("ttfs_exact"), experiment.data.x_test
     np.testing.assert_allclose(snn(images), rounded(images), atol=1e-5)
     assert experiment.hyperparameters("ttfs_exact")["training_levels"] == 4

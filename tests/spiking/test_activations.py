@@ -217,6 +217,19 @@ def test_clock_and_closed_form(name, encoding, tmp_path):
     assert again.floors == snn.floors and again.floors
 
 
+@pytest.mark.parametrize("name", ["tanh", "silu"])
+def test_fine_tuning_through_digits(name):
+    """Through the rounding of each layer and its activation: the loss falls at 7 levels, and all weights take part."""
+    ann = filled(keras.Sequential([keras.Input((6,)), kl.Dense(8, name), kl.Dense(8, name), kl.Dense(3)]))
+    images = pictures((6,), 48)
+    snn = convert_ann_to_snn(ann, images, "radix", timesteps=3)
+    snn.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [np.asarray(weight) for weight in snn.trainable_weights]
+    losses = snn.fit(images, np.arange(48) % 3, batch_size=48, epochs=40, verbose=0).history["loss"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(np.any(np.asarray(weight) != old) for weight, old in zip(snn.trainable_weights, before, strict=True))
+
+
 def test_thresholds_scale_away():
     """θ is a unit: the network does the same with another."""
     ann, x = filled(dense(LAYERS["tanh"])), pictures((5,))

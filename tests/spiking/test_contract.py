@@ -409,6 +409,18 @@ def test_fine_tuning_reaches_all_weights(pooling_net):
     np.testing.assert_allclose(snn(images).numpy(), stock_stack(snn)(images).numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"signed": True}, {"signed": True, "max_spikes": 4}], ids=str)
+def test_signed_rates_are_fine_tuned(options):
+    """The loss falls, in the time steps that are few enough for rounding to matter."""
+    snn = convert(build("max_pool", "rate"), "rate", timesteps=6, **options)
+    images = images_for(snn, 21)
+    snn.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [np.asarray(weight) for weight in snn.trainable_weights]
+    losses = snn.fit(images, labels_of(images), batch_size=21, epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(np.any(np.asarray(weight) != old) for weight, old in zip(snn.trainable_weights, before, strict=True))
+
+
 @pytest.mark.parametrize("encoding", CLOCKED)
 def test_gradients_of_loop_and_stock_stack_agree(encoding):
     # A closed form has a gradient of its own (straight through its rounding); the loop has that of the cells.
