@@ -85,6 +85,15 @@ def test_output_comes_nearer_to_the_ann(images, last):
     assert errors[1] < 0.95 * errors[0]
 
 
+def test_what_does_not_come_nearer_is_left_out(ann, images, monkeypatch, caplog):
+    graph = read(ann)
+    start = calibrate(graph, images)
+    monkeypatch.setattr("spiking.scaling.correction.LEARNING_RATE", 30.0)  # far beyond the minimum
+    found = correct("output", graph, lambda: [images], start, 8)
+    assert found is start and found.correction is None
+    assert "is left out: its distance" in caplog.text
+
+
 @pytest.mark.parametrize(
     "number, timesteps, settings, fitted",
     [
