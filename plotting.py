@@ -442,9 +442,9 @@ def pareto_front(
         axes.plot(cost[order], best, drawstyle="steps-post", color="0.45", linewidth=1, label="best up to here")
         _label(axes, name, "accuracy / %")
     for axes, cost in zip(panels[1:], list(costs.values())[1:], strict=True):
-        ticks = LogLocator(subs=(1, 2, 5) if cost.max() < 50 * cost.min() else (1,))
+        ticks = LogLocator(subs=((1, 2, 5), (1, 3), (1,))[min(2, int(np.ptp(np.log10(cost))))])
         axes.set(xscale="log", xlim=(cost.min() / 1.6, cost.max() * 1.6))  # wide enough for two ticks
-        axes.xaxis.set(major_locator=ticks, minor_locator=NullLocator(), major_formatter="{x:g}")
+        axes.xaxis.set(major_locator=ticks, minor_locator=NullLocator(), major_formatter="{x:.4g}")
         axes.yaxis.label.set_visible(False)
     _legend(figure, panels[0])
     return _finish(figure, title)
