@@ -31,7 +31,7 @@ from conversion import CONVERTERS, ConversionError, convert_ann_to_snn, read
 from spiking.folding.activations import WithArguments
 from spiking.folding.converters import AUGMENTATION
 from spiking.network.records import RASTERS, READOUTS
-from spiking.quantisation import QuantisedReLU
+from spiking.quantisation import QUANTISED
 from spiking.windows import WindowEncoding
 
 SEEDS = range(40)
@@ -39,7 +39,7 @@ IN_WINDOWS = [name for name, code in spiking.ENCODINGS.items() if isinstance(cod
 GRAPHS = range(12)
 # Layer types that chains do not draw: graphs do, or the tests named.
 ELSEWHERE = {
-    QuantisedReLU: "on a tie it jumps, so no bound holds: tests/spiking/test_quantisation.py",
+    **dict.fromkeys(QUANTISED, "on a tie it jumps, so no bound holds: tests/spiking/test_quantisation.py"),
     **dict.fromkeys((kl.Add, kl.Subtract, kl.Average, kl.Concatenate), "graphs"),
     **dict.fromkeys((kl.AveragePooling3D, kl.MaxPooling3D, kl.RepeatVector, kl.Identity, kl.Resizing, kl.CenterCrop),
                     "tests/spiking/test_reader.py"),
