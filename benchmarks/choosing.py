@@ -199,6 +199,10 @@ def page(found: list[dict]) -> str:
                               for n in numbers)  # fmt: skip
             text += ["", f"## {title}", "", f"The ANN: {right}, {own[0]['ann_macs'] / 1e6:.2f} million MACs.", "",
                      *table(own)]  # fmt: skip
+            done = {(line["choice"], line["steps"]) for line in own}
+            missing = [f"{choice} at {steps}" for choice, (_, all_steps, _) in CHOICES.items() for steps in all_steps
+                       if (choice, steps) not in done]  # fmt: skip
+            text += ["", f"Not measured yet: {', '.join(missing)}."] if missing else []
     return "\n".join(text) + "\n"
 
 
