@@ -28,7 +28,7 @@ from keras import layers as kl  # noqa: E402
 import spiking  # noqa: E402
 from conversion import ConversionError, convert_ann_to_snn, read  # noqa: E402
 from spiking.folding.converters import AUGMENTATION, CONVERTERS  # noqa: E402
-from spiking.quantisation import QuantisedReLU  # noqa: E402
+from spiking.quantisation import QuantisedActivation, QuantisedReLU  # noqa: E402
 
 SIZE, CHANNELS = 6, 2
 TIMESTEPS = 8
@@ -58,7 +58,8 @@ ALSO = (kl.LayerNormalization, kl.GroupNormalization, kl.UnitNormalization)  # t
 NEURONS = {
     "ReLU": kl.ReLU, "ReLU(max_value=…)": lambda: kl.ReLU(max_value=1.0), "QuantisedReLU": lambda: QuantisedReLU(4),
     "ReLU(threshold=…)": lambda: kl.ReLU(threshold=0.1), "ReLU(negative_slope=…)": lambda: kl.ReLU(negative_slope=0.1),
-    "LeakyReLU": kl.LeakyReLU, "PReLU": kl.PReLU, "ELU": kl.ELU,
+    'QuantisedActivation("tanh")': lambda: QuantisedActivation("tanh", 4), "LeakyReLU": kl.LeakyReLU,
+    "PReLU": kl.PReLU, "ELU": kl.ELU,
 }  # fmt: skip
 # Functions of Keras that act on each value, by their names.
 ELEMENTWISE = sorted(
