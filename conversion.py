@@ -41,7 +41,7 @@ from spiking.scaling.correction import CHOICES, NONE, correct, default_correctio
 __all__ = [
     "CONVERTERS", "Calibration", "ConversionError", "Verification", "ann_accuracy", "ann_and_snn_activations_per_layer",
     "assemble", "calibrate", "conversion_report", "convert_ann_to_snn", "converts", "diagnose", "export_nir",
-    "host_input", "image_batches", "labelled_batches", "predict_batch", "read", "read_nir",
+    "host_input", "image_batches", "labelled_batches", "predict_batch", "read", "read_nir", "scales_of",
     "snn_accuracy", "snn_accuracy_per_timestep", "snn_activation_analysis", "snn_early_exit", "verify",
 ]  # fmt: skip
 
@@ -129,6 +129,30 @@ def convert_ann_to_snn(
     """
     choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
     code = spiking.get_encoding(encoding).configured(timesteps, threshold, **options)
+    graph, code, found = _prepared(ann, calibration, code, correction, choice, verbose)
+    _remark(graph, code)
+    return assemble(graph, code, found, name=f"{graph.name}_{code.name}")
+
+
+def scales_of(
+    ann, calibration, encoding: str = "rate", timesteps: int | None = None, *, threshold: float | None = None,
+    norm_percentile: float | None = None, normalisation: str | None = None, per_channel: bool | None = None,
+    correction: str | None = None, verbose: int = 0, **options,
+) -> Calibration:  # fmt: skip
+    """The scales, corrected, with which `convert_ann_to_snn` would convert; it takes them in place of the images.
+
+    For several devices: a correction is fitted on one, outside the scope of a `tf.distribute` strategy, in which the
+    network is made.
+
+    Args, Raises: as of `convert_ann_to_snn`.
+    """
+    choice = {"normalisation": normalisation, "norm_percentile": norm_percentile, "per_channel": per_channel}
+    code = spiking.get_encoding(encoding).configured(timesteps, threshold, **options)
+    return _prepared(ann, calibration, code, correction, choice, verbose)[-1]
+
+
+def _prepared(ann, calibration, code: Encoding, correction: str | None, choice: dict, verbose: int):
+    """The folded network, the code fitted to it, and its scales."""
     _check_correction(code, correction, calibration)
     graph = read(ann, _refused_by(code))
     code = _fitted(code, graph)
@@ -140,17 +164,21 @@ def convert_ann_to_snn(
         logger.info("correction=%r is fitted on %d images", correction, found.images)
         batches = functools.partial(image_batches, calibration, graph.inputs, "calibration")
         found = correct(correction, graph, batches, found, code.rounding_levels, code.full_activity, verbose)
-    return assemble(graph, code, found, name=f"{graph.name}_{code.name}")
+    return graph, code, found
 
 
 def _fitted(code: Encoding, graph: FoldedGraph) -> Encoding:
     """The code with the settings that follow from the network."""
     code = code.at_depth(graph.depth)
-    _warn_of_missing_clamps(graph, code)
     code.total_timesteps(graph.depth)  # refuses more than can be counted
+    return code
+
+
+def _remark(graph: FoldedGraph, code: Encoding) -> None:
+    """Warns of settings that will not work in this network."""
+    _warn_of_missing_clamps(graph, code)
     for remark in code.remarks(graph.depth):
         logger.warning("%s: %s", code.name, remark)
-    return code
 
 
 def _calibrated(graph: FoldedGraph, calibration, code: Encoding, correction, choice: dict) -> Calibration:

@@ -407,16 +407,18 @@ class Experiment(Shown):
         logger.info("%s: conversion, calibrated on %d training images", result.encoding, len(chosen))
         with shared(self.strategy):
             result.ann.folded = result.ann.folded or conversion.read(result.ann.model)
-            result.snn = conversion.convert_ann_to_snn(
-                result.ann.folded,
-                self.data.x_train[np.sort(chosen)],
-                result.encoding,
-                norm_percentile=self.norm_percentile,
-                normalisation=self.normalisation,
-                per_channel=self.per_channel,
-                correction=self.correction if arguments.rounds(result.encoding, result.settings) else None,
-                **result.settings,
-            )
+        scales = conversion.scales_of(
+            result.ann.folded,
+            self.data.x_train[np.sort(chosen)],
+            result.encoding,
+            norm_percentile=self.norm_percentile,
+            normalisation=self.normalisation,
+            per_channel=self.per_channel,
+            correction=self.correction if arguments.rounds(result.encoding, result.settings) else None,
+            **result.settings,
+        )
+        with shared(self.strategy):
+            result.snn = conversion.convert_ann_to_snn(result.ann.folded, scales, result.encoding, **result.settings)
         self._in_effect(result)
         return result.snn
 

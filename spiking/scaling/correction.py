@@ -247,8 +247,12 @@ def default_correction(code, folded: FoldedGraph, calibration: Calibration) -> s
         calibration: made of the images of which the correction would be.
     """
     levels = code.rounding_levels
-    few = levels is not None and levels <= code.few_levels
-    return DEFAULT if few and calibration.images >= ENOUGH and not rounding(folded) else NONE
+    if levels is None or levels > code.few_levels or calibration.images < ENOUGH or rounding(folded):
+        return NONE
+    if tf.distribute.has_strategy():
+        logger.warning("Nothing is corrected in the scope of a strategy: take conversion.scales_of outside of it.")
+        return NONE
+    return DEFAULT
 
 
 def rounding(folded: FoldedGraph) -> list[str]:
@@ -278,6 +282,12 @@ def correct(
         ValueError: the correction is unknown, or the ANN rounds its activations itself.
     """
     check_choice("correction", correction, tuple(CORRECTIONS))
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            "A correction is fitted on one device, outside the scope of a tf.distribute strategy. Received: "
+            f"correction={correction!r} in that of {tf.distribute.get_strategy()}. Call conversion.scales_of outside, "
+            "and give what it returns in place of the images."
+        )
     if found := rounding(folded):
         raise ValueError(
             f"An ANN that rounds its activations itself needs no correction. Received: correction={correction!r} with "

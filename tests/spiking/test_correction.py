@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from conversion import calibrate, convert_ann_to_snn, read
+from conversion import calibrate, convert_ann_to_snn, read, scales_of
 from spiking.quantisation import QuantisedReLU
 from spiking.scaling import portions
 from spiking.scaling.correction import CORRECTIONS, correct
@@ -126,6 +127,23 @@ def test_what_cannot_be_read_twice_or_rounds_itself_is_not_corrected(ann, monkey
     for calibration in (iter([images]), calibrate(ann, images, "mse", per_channel=True, levels=LEVELS)):
         convert_ann_to_snn(ann, calibration, "ttfs_exact", LEVELS)
     convert_ann_to_snn(make_ann(hidden=lambda: QuantisedReLU(LEVELS)), images, "ttfs_exact", LEVELS)
+
+
+def test_scales_of_images_convert_as_the_images_do(ann, images):
+    settings = {"encoding": "ttfs_exact", "timesteps": LEVELS, "correction": "shifts"}
+    scales = scales_of(ann, images, **settings)
+    expected, found = convert_ann_to_snn(ann, images, **settings), convert_ann_to_snn(ann, scales, "ttfs_exact", LEVELS)
+    np.testing.assert_array_equal(found(images), expected(images))
+    assert scales.correction == "shifts" and found.scales == expected.scales
+
+
+def test_nothing_is_fitted_in_the_scope_of_a_strategy(ann, images, monkeypatch, caplog):
+    monkeypatch.setattr("spiking.scaling.correction.ENOUGH", len(images))
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        snn = convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS)
+        with pytest.raises(ValueError, match="on one device.*correction='output'.*conversion.scales_of outside"):
+            convert_ann_to_snn(ann, images, "ttfs_exact", LEVELS, correction="output")
+    assert {row["correction"] for row in snn.calibration} == {None} and "conversion.scales_of" in caplog.text
 
 
 @pytest.mark.parametrize("correction, told", [("none", None), ("shifts", "shifts")])
