@@ -113,7 +113,7 @@ def convert_ann_to_snn(
         per_channel: full activity per channel, or per layer; `None` for the code's own.
         correction: "shifts" or "output" fits away what rounding to time steps does to the network, on the calibration
             images and without their labels, see `spiking.scaling.correction`; for codes that round to nearest. "none"
-            for none; `None` for the code's own: "output" for windows of at most 16 levels, with at least 500 images
+            for none; `None` for the code's own: "output" for windows of at most 8 levels, with at least 500 images
             that can be read several times, and where nothing is said of how full activity is chosen.
         verbose: 1 for a progress bar of the correction.
         **options: further settings of the code, see `spiking.get_encoding(encoding).options`.

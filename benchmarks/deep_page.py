@@ -17,7 +17,7 @@ RESULTS, COST = ROOT / "docs" / "deep.jsonl", ROOT / "docs" / "deep_cost.json"
 PAGE, PICTURES = ROOT / "docs" / "DEEP.md", ROOT / "docs" / "pictures"
 CIFAR10, SIGNED = ROOT / "docs" / "real_cifar10.jsonl", ROOT / "docs" / "signed.jsonl"
 WINDOWED = ("ttfs_exact", "radix")
-FEW_LEVELS = 16  # what is corrected by default; the lines of real_cifar10.py are not
+FEW_LEVELS = 8  # what is corrected by default; the lines of real_cifar10.py are not
 MODELS = ROOT / "docs" / "real_models.jsonl"
 SPEEDS, SIGNED_COST = ROOT / "docs" / "performance.json", ROOT / "docs" / "signed_cost.json"
 POOLING = ROOT / "docs" / "pooling.jsonl"
@@ -29,7 +29,8 @@ BEST_RATE = "low latency, mse"
 SHOWN = [
     *(("ttfs_exact", "default", steps) for steps in (7, 15, 63, 64)),
     *(("ttfs_exact", "output, 10000 images", steps) for steps in (8, 16)),
-    ("ttfs_exact", "uncorrected", 16),
+    ("ttfs_exact", "output", 15),
+    ("ttfs_exact", "default", 16),
     *(("radix", "default", digits) for digits in (2, 3, 4, 6, 8)),
     ("radix", "default, 10000 images", 6),
     *(("rate", BEST_RATE, steps) for steps in (16, 32)),
@@ -137,7 +138,8 @@ def rows() -> dict[tuple, Row]:
         found.setdefault(key, Row(*key)).add(line)
     found = {key: row for key, row in found.items() if row.images}
     windowed = [row for row in found.values() if row.encoding in WINDOWED]
-    depths = {row.network: row.facts["latency"] // row.steps for row in windowed if "latency" in row.facts}
+    told = {row.network: row.facts["latency"] // row.steps for row in windowed if "latency" in row.facts}
+    depths = deep_text.WINDOWS | told
     for row in windowed:
         if row.network in depths:
             row.facts.setdefault("latency", row.steps * depths[row.network])
@@ -183,7 +185,7 @@ def baseline(network: str, found: dict[tuple, Row]) -> list[str]:
     """The ANN with activations rounded to N levels: accuracy, and its MACs without those of zeros."""
     text = []
     for levels in (7, 15, 63):
-        row = found.get((network, "ttfs_exact", "uncorrected" if levels < 16 else "default", levels))
+        row = found.get((network, "ttfs_exact", "uncorrected" if levels <= FEW_LEVELS else "default", levels))
         if row and "ann_macs" in row.facts:
             facts, shown = row.facts, cells(row)
             macs = facts["macs"] + facts["synaptic_operations"]
@@ -345,7 +347,8 @@ def pooling_table() -> list[str]:
 
 def plot(found: dict[tuple, Row], value: Callable[[Row], float | None], label: str, name: str) -> None:
     """Loss over what it costs, a panel for each network, a line for each code and recipe that is drawn."""
-    networks = [network for network in PANELS if any(key[0] == network for key in found)]
+    drawn = {row.network for key, row in found.items() if key[1:3] in DRAWN and value(row)}
+    networks = [network for network in PANELS if network in drawn]
     figure = Figure(figsize=(3.6 * len(networks) + 1.6, 3.8), layout="constrained")
     handles = {}
     for axes, network in zip(figure.subplots(1, len(networks), sharey=True, squeeze=False)[0], networks, strict=True):

@@ -354,7 +354,7 @@ class WindowEncoding(Encoding):
 
     relay = Relay
     normalisation, per_channel = "mse", True
-    few_levels = 16  # a correction gains most below, and nothing that is sure above: docs/CALIBRATION.md
+    few_levels = 8  # a correction gains most there, and nothing that is sure above: docs/CALIBRATION.md
     spelling: ClassVar[Spelling]
     window_input: ClassVar[type[WindowInput]]
 
