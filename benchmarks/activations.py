@@ -65,11 +65,15 @@ def mobilenet(name: str) -> keras.Model:
     module._se_block = lambda inputs, *_: inputs
     module.hard_swish = module.relu = lambda x: activation(name)(x)
     try:
-        return keras.applications.MobileNetV3Small(
+        ann = keras.applications.MobileNetV3Small(
             (32, 32, 1), weights=None, classes=10, include_preprocessing=False, dropout_rate=0
         )
     finally:
         module._se_block, module.hard_swish, module.relu = gate, wide, narrow
+    for layer in ann.layers:
+        if isinstance(layer, kl.BatchNormalization):
+            layer.momentum = 0.9  # its own, 0.999, follows in some thousand steps
+    return ann
 
 
 def listener(name: str) -> keras.Model:

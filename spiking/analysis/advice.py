@@ -88,12 +88,14 @@ class Conversion:
         settings: of the conversion, complete.
         depth: number of layers of neurons.
         single_spike: whether a neuron's activity is told by the time of one spike.
+        corrected: whether the neurons have gains and shifts of their own, see `spiking.scaling.correction`.
     """
 
     code: Encoding
     settings: Mapping[str, Any]
     depth: int
     single_spike: bool
+    corrected: bool = False
 
     @property
     def own(self) -> dict[str, Any]:
@@ -271,13 +273,14 @@ def of_layers(layers: Sequence[LayerErrors], conversion: Conversion) -> list[Fin
     What follows from another fault is left out: uneven arrival behind a layer that speaks too coarsely (few, heavy
     spikes; a single spike is none the heavier for being rounded), the curve of a code where a high threshold or
     few time steps bend it, and clipping no larger than the rounding, which a λ of least square error chooses for few
-    levels, or than the code's own percentile makes.
+    levels, or than the code's own percentile makes. In a corrected network arrival is not told from the gains and
+    shifts, which answer to the layers before, and is left out.
 
     Args:
         layers: in order.
         conversion: what advice depends on.
     """
-    settings, single_spike = conversion.settings, conversion.single_spike
+    settings = conversion.settings
     unusual = settings["threshold"] > REACH_LIMIT * conversion.own["threshold"]
     unusual |= settings["timesteps"] < conversion.code.timesteps
     found, coarse = [], False
@@ -290,13 +293,19 @@ def of_layers(layers: Sequence[LayerErrors], conversion: Conversion) -> list[Fin
         if _coarseness(layer) > LIMIT:
             found.append(_resolution(layer, conversion))
             coarse = True
-        if layer.arrival > LIMIT and single_spike and layer.scatter <= LIMIT:
-            found += [] if coarse and unusual else [_code(layer)]
-        elif layer.arrival > LIMIT and (single_spike or not coarse):
-            found.append(_arrival(layer, conversion))
+        found += _of_arrival(layer, conversion, coarse, unusual)
     if not found and layers and layers[-1].error > ACCUMULATED_LIMIT:
         found.append(_accumulated(layers, conversion))
     return sorted(found, key=lambda finding: -finding.severity)
+
+
+def _of_arrival(layer: LayerErrors, conversion: Conversion, coarse: bool, unusual: bool) -> list[Finding]:
+    """The fault, if there is one, of what a layer makes of its inputs beyond rounding."""
+    if layer.arrival <= LIMIT or conversion.corrected:
+        return []
+    if conversion.single_spike and layer.scatter <= LIMIT:
+        return [] if coarse and unusual else [_code(layer)]
+    return [_arrival(layer, conversion)] if conversion.single_spike or not coarse else []
 
 
 def best_step(curve: np.ndarray, first: int = 1) -> int:

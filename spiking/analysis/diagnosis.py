@@ -202,7 +202,8 @@ def diagnose(graph: FoldedGraph, snn: SpikingModel, batches: Iterable) -> Diagno
     if not seen:
         raise ValueError("The diagnosis needs at least one image. Received: none.")
     layers = [each.result() for each in sums.values()]
-    conversion = Conversion(type(code)(), code.get_config(), graph.depth, code.tells_by == "time")
+    corrected = any(row.get("correction") for row in snn.calibration)
+    conversion = Conversion(type(code)(), code.get_config(), graph.depth, code.tells_by == "time", corrected)
     per_step = answers.right / seen if answers.asked else None
     found = Diagnosis(seen, comparison.result(), layers, [], per_step, answers.labelled)
     findings = check.findings() + of_layers(layers, conversion)

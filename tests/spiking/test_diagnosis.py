@@ -1,5 +1,6 @@
 """Diagnosis: the split of the error by hand, and planted faults on a small network."""
 
+import dataclasses
 import math
 
 import keras
@@ -213,6 +214,14 @@ def test_silent_neurons_do_not_hide_premature_arrival():
     # With rates few, heavy spikes make the arrival uneven: too few time steps are the one cause.
     found = advice.of_layers([layer], conversion_of("rate"))
     assert [each.cause for each in found] == ["timesteps"]
+
+
+def test_what_a_correction_adds_is_no_premature_arrival():
+    layer = LayerErrors("a", 1, 0.3, 0.0, 0.01, 0.3, 0.0, 0.0, 0.0, 1, 1, 1, scatter=0.2)
+    plain = conversion_of("ttfs_exact", 8)
+    corrected = dataclasses.replace(plain, corrected=True)
+    assert [each.cause for each in advice.of_layers([layer], plain)] == ["arrival"]
+    assert "arrival" not in [each.cause for each in advice.of_layers([layer], corrected)]
 
 
 def test_lost_neurons_do_not_hide_the_curve_unless_the_settings_bend_it():
