@@ -221,8 +221,8 @@ def _elu(layer) -> Activation:
 
 def _prelu(layer) -> Activation:
     slopes = np.asarray(layer.alpha.value)
-    # By its settings: on a map of one position all slopes are shared, but not so in front of the pooling that made it.
-    shared = set(range(1, slopes.ndim)) <= set(layer.shared_axes or ())
+    # By its settings: slopes of one position, or of none, are not those of the map in front of a pooling that left it.
+    shared = slopes.ndim > 1 and set(range(1, slopes.ndim)) <= set(layer.shared_axes or ())
     return Activation(layer, None, monotone=shared and bool(np.all(slopes >= 0)))
 
 

@@ -132,10 +132,10 @@ def every_activation(dtype="float32"):
     return keras.Model(image, kl.Dense(3, dtype=dtype)(kl.Concatenate(dtype=dtype)(values)))
 
 
-def test_slopes_of_one_position_behind_a_pooling(float64):
+@pytest.mark.parametrize("pool", [lambda: kl.MaxPooling2D(3), kl.GlobalMaxPooling2D], ids=["one position", "none"])
+def test_slopes_of_one_position_behind_a_pooling(pool, float64):
     """They are no slopes of the map in front of it, so the pooling gets neurons of its own."""
-    ann = keras.Sequential([keras.Input((4, 4, 1)), kl.Conv2D(3, 2), kl.MaxPooling2D(3), kl.PReLU(), kl.Flatten(),
-                            kl.Dense(2)])  # fmt: skip
+    ann = keras.Sequential([keras.Input((4, 4, 1)), kl.Conv2D(3, 2), pool(), kl.PReLU(), kl.Flatten(), kl.Dense(2)])
     images = pictures((4, 4, 1))
     expected = filled(ann)(images).numpy()
     found = read(ann).function("float64")(images).numpy()
