@@ -125,7 +125,7 @@ def pitch_right(outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
 WINDOWS = (
     *(Run("ttfs_exact", "default", steps) for steps in (7, 15, 63)),
     *(Run("ttfs_exact", recipe, steps) for recipe, steps in (("uncorrected", 7), ("output", 15))),
-    *(Run("radix", "default", digits) for digits in (3, 4, 6, 8)),
+    *(Run("radix", "default", digits) for digits in (4, 5, 8, 6, 3)),
     *(Run("ttfs_exact", draw, steps) for steps in (7, 15, 63) for draw in DRAWS),
     *(Run("ttfs_exact", "default", steps) for steps in (4, 31)),
     Run("radix", "default", 2),
